@@ -1,0 +1,41 @@
+# The commands of the project. Everything works in .venv and nothing outside the folder is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo install test test-slow check format lint types imports report clean
+
+demo: install  ## sweep the four bundled models on local Ray; about three minutes
+	$(BIN)/peaksweep run examples/embedded.yaml --out runs/embedded
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
+	touch $@
+
+test: install  ## the default suite
+	$(BIN)/python -m pytest -q
+
+test-slow: install  ## the tests that take longer
+	$(BIN)/python -m pytest -q -m slow
+
+check: lint types imports test  ## what CI runs first
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+imports: install
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv runs
