@@ -1,0 +1,126 @@
+"""Replica: one copy of a model in one process, and what can be asked of it.
+
+A replica holds a model and does what is asked with it; whatever it returns is
+determined by what it was sent. It keeps no other state, so it can be killed and
+another one takes its place. It is an ordinary class: something else makes it an
+actor, or simply calls it.
+
+Shapes: R = L x N rows, one per neuron, as in `workers.collect`.
+"""
+
+import gc
+import platform
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import timm
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from workers import ablation, loading
+from workers import collect as collecting
+from workers import evaluate as evaluating
+from workers.histogram import FixedCounts, Histogram
+from workers.loading import Model
+from workers.messages import Batch, CellAnswer, CellOrder, ModelRef, Site
+from workers.windows import Windows
+
+
+class NoModelError(RuntimeError):
+    """A replica was asked for something before it had a model."""
+
+
+class Replica:
+    """Holds one model at a time: `load`, then ask."""
+
+    def __init__(self) -> None:
+        self._model: Model | None = None
+
+    def load(self, ref: ModelRef) -> None:
+        """Hold this checkpoint from now on; nothing is done if it is held already.
+
+        The old model goes first, so that both need not fit. Raises what
+        `workers.loading.load` raises, and then holds none.
+        """
+        if self._model is not None and self._model.ref == ref:
+            return
+        self._model = None
+        gc.collect()  # a module may be in a reference cycle, and its memory is needed now
+        torch.set_num_threads(ref.threads)
+        self._model = loading.load(ref)
+
+    def pilot(
+        self,
+        batches: Sequence[Batch],
+        *,
+        site: Site,
+        bins: int = 256,
+        positions: int = 4096,
+        seed: int,
+    ) -> Windows:
+        """Return the windows to count in; see `workers.collect.pilot`."""
+        return collecting.pilot(
+            self.model, batches, site=site, bins=bins, positions=positions, seed=seed
+        )
+
+    def collect(
+        self, batches: Sequence[Batch], *, site: Site, windows: Windows, shard: int
+    ) -> Histogram:
+        """Return the histogram of one shard; see `workers.collect.collect`."""
+        return collecting.collect(self.model, batches, site=site, windows=windows, shard=shard)
+
+    def recount(
+        self,
+        batches: Sequence[Batch],
+        *,
+        site: Site,
+        low: NDArray[np.float64],
+        high: NDArray[np.float64],
+        bins: int = 100,
+        shard: int,
+    ) -> FixedCounts:
+        """Return the counts of one shard between fixed ends; see `workers.collect.recount`."""
+        return collecting.recount(
+            self.model, batches, site=site, low=low, high=high, bins=bins, shard=shard
+        )
+
+    def evaluate(
+        self,
+        batches: Sequence[Batch],
+        cells: Sequence[CellOrder],
+        donors: Mapping[str, Sequence[Batch]],
+        *,
+        logits_bytes: int,
+    ) -> list[CellAnswer]:
+        """Return the cells' answers; see `workers.evaluate.evaluate`."""
+        return evaluating.evaluate(self.model, batches, cells, donors, logits_bytes=logits_bytes)
+
+    def check(self, batch: Batch, order: CellOrder) -> float:
+        """Return how far fold and plain hook differ; see `workers.ablation.checked_by_hook`."""
+        return ablation.checked_by_hook(self.model, batch, order)
+
+    def describe(self) -> dict[str, str]:
+        """Return what results were made with: versions, device and, with a model, its dtype."""
+        on_gpu = self._model is not None and self._model.device.type == "cuda"
+        processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        said = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "timm": timm.__version__,
+            "numpy": np.__version__,
+            "device": torch.cuda.get_device_name() if on_gpu else processor,
+            "threads": str(torch.get_num_threads()),
+        }
+        return said if self._model is None else said | {"dtype": self._model.ref.dtype}
+
+    @property
+    def model(self) -> Model:
+        """The model held; raises NoModelError without one."""
+        if self._model is None:
+            raise NoModelError(
+                "This replica holds no model, and was asked to run one. Call `load` first, also"
+                " after a restart."
+            )
+        return self._model

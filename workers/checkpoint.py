@@ -1,0 +1,228 @@
+"""Checkpoint: what a model's folder holds, as far as files alone can say.
+
+A folder is looked at before any library opens it, because what a library does
+with a folder it half understands is to go on: it falls back to a pickle, it
+leaves a missing tensor random, it runs code that came along. Here the
+configuration is parsed, the family found, and the header of every
+safetensors file read and checked against the file's size.
+
+The digest is over the files that are read, names and contents; a README or an
+optimizer state beside them changes nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from workers.families import Family, UnknownFamilyError, family_of
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # lists the shards of weights too large for one file
+PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+CHUNK = 1 << 22  # bytes read at a time for a digest
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder cannot be used, and why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """One tensor of a file, from its header."""
+
+    shape: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pixels:
+    """How a byte becomes what the model was trained to see: (byte x scale - mean) / s.d."""
+
+    scale: float
+    """1/255 unless the checkpoint says otherwise."""
+    mean: tuple[float, ...]
+    """Per channel, after scaling."""
+    std: tuple[float, ...]
+    """Per channel, after scaling."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A folder that looks usable; whether its tensors fit the model is `building`'s to say."""
+
+    folder: Path
+    config: Mapping[str, object]
+    family: Family
+    files: tuple[Path, ...]
+    """Safetensors files, in order of name."""
+    tensors: Mapping[str, Stored]
+    """Every tensor of the files, under the name it has there."""
+    tokenizer: tuple[Path, ...]
+    """Tokenizer files; none for images."""
+
+
+def inspect(folder: Path) -> Checkpoint:
+    """Return what a folder holds. Raises CheckpointError or UnknownFamilyError, with the cure."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder. Give the folder that holds config.json.")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} has no config.json, so its architecture is unknown. Give the folder that"
+            " `save_pretrained` wrote, or download the whole repository."
+        )
+    config = parsed(path)
+    try:
+        family = family_of(config)
+    except UnknownFamilyError as error:
+        if "auto_map" not in config:
+            raise UnknownFamilyError(f"{path}: {error}") from None
+        raise CheckpointError(
+            f"{folder} needs code of its own (`auto_map` in config.json), which is never run."
+            f" {error}"
+        ) from None
+    files = _weight_files(folder)
+    return Checkpoint(
+        folder=folder,
+        config=config,
+        family=family,
+        files=files,
+        tensors={name: stored for file in files for name, stored in _header(file).items()},
+        tokenizer=()
+        if family.modality == "image"
+        else tuple(folder / name for name in TOKENIZER if (folder / name).is_file()),
+    )
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    """Return the mapping that a JSON file holds."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not JSON ({error}). Restore it from its source."
+        ) from None
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(found).__name__} where a mapping was expected. Restore it from"
+            " its source."
+        )
+    return found
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Return the SHA-256 over the names and contents of files, in order of name."""
+    total = hashlib.sha256()
+    for file in sorted(files):
+        own = hashlib.sha256()
+        with file.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                own.update(chunk)
+        total.update(f"{file.name}\0{own.hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def weight_digest(checkpoint: Checkpoint) -> str:
+    """Return the SHA-256 over a checkpoint's configuration and weights."""
+    return digest([checkpoint.folder / "config.json", *checkpoint.files])
+
+
+def pixels_of(checkpoint: Checkpoint, channels: int) -> Pixels:
+    """Return how an image model's bytes are scaled. Raises CheckpointError if that is unsaid."""
+    if checkpoint.family.library == "timm":
+        path, found = checkpoint.folder / "config.json", checkpoint.config.get("pretrained_cfg")
+        said: dict[str, Any] = found if isinstance(found, dict) else {}
+        scale, mean, std = 1 / 255, said.get("mean"), said.get("std")
+    else:
+        path = checkpoint.folder / "preprocessor_config.json"
+        said = parsed(path) if path.is_file() else {}
+        scale = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0
+        mean, std = said.get("image_mean"), said.get("image_std")
+        if said.get("do_normalize") is False:
+            mean, std = 0.0, 1.0
+    return Pixels(
+        scale=float(scale),
+        mean=_per_channel(mean, channels, "mean", path),
+        std=_per_channel(std, channels, "standard deviation", path),
+    )
+
+
+def _per_channel(said: Any, channels: int, what: str, path: Path) -> tuple[float, ...]:
+    values = said if isinstance(said, list) else [] if said is None else [said]
+    if len(values) == 1:
+        values = values * channels
+    if len(values) != channels:
+        raise CheckpointError(
+            f"{path} says the {what} of {len(values)} channels, and the model's images have"
+            f" {channels}; without it the pixels it was trained on are unknown. Save the image"
+            " processor beside the model, or correct the file."
+        )
+    return tuple(float(value) for value in values)
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first few names, for a sentence."""
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    if (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS,)
+    if (folder / INDEX).is_file():
+        shards = parsed(folder / INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise CheckpointError(
+                f"{folder / INDEX} has no `weight_map`, so it lists no weights. Restore it from its"
+                " source."
+            )
+        files = tuple(folder / str(shard) for shard in sorted(set(shards.values())))
+        if gone := [file.name for file in files if not file.is_file()]:
+            raise CheckpointError(
+                f"{folder} lacks {some(gone)}, which {INDEX} lists. Download what is missing."
+            )
+        return files
+    if pickles := [file.name for file in folder.iterdir() if file.suffix in PICKLES]:
+        raise CheckpointError(
+            f"{folder} has its weights as pickle only ({some(pickles)}), which can run code when"
+            " read. Convert them to safetensors where you trust them: load the model and call"
+            " `save_pretrained`, which writes model.safetensors."
+        )
+    raise CheckpointError(
+        f"{folder} has no weights. Expected {WEIGHTS}, or shards listed in {INDEX}: download the"
+        " whole repository."
+    )
+
+
+def _header(file: Path) -> dict[str, Stored]:
+    try:
+        with safe_open(file, framework="np"):  # checks the header against the file's size
+            pass
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} is not a whole safetensors file ({error}). Download or save it again."
+        ) from None
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: Stored(
+            shape=tuple(row["shape"]), bytes=row["data_offsets"][1] - row["data_offsets"][0]
+        )
+        for name, row in header.items()
+    }

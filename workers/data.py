@@ -1,0 +1,173 @@
+"""Data: from token ids to the arrays that a model is fed and scored on.
+
+A document is cut into windows, windows of one length are fed together, and
+masked models see a corrupted copy. All of it is numpy, depends on seeds and
+sequence numbers only, and is made once: the same batches serve every cell.
+
+Batches have a fixed shape because floating-point sums depend on it. They are
+cut from the sequences sorted by length and then number, so the same
+sequences always make the same batches, whoever asks.
+
+Shapes: S sequences of a batch, T positions, H x W x C pixels.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.messages import NOT_SCORED, Batch, Sequences
+
+_PURPOSE = 2  # keeps this stream apart from others of the same seed (`workers.selection` has 1)
+
+Kind = Literal["mask", "random", "kept"]
+
+
+def batches(
+    sequences: Sequences, *, tokens: int, pad: int = 0, positions_each: int | None = None
+) -> tuple[Batch, ...]:
+    """Cut sequences into batches of at most `tokens` positions, padding included.
+
+    Texts are sorted by (length, number) and padded on the right with the token
+    id `pad`, which no model looks at; images are taken by number and count
+    `positions_each` positions (patches and prefix). Raises ValueError where
+    one sequence alone has too many.
+    """
+    length_S = [len(ids) if positions_each is None else positions_each for ids in sequences.inputs]
+    if length_S and max(length_S) > tokens:
+        longest = int(np.argmax(length_S))
+        raise ValueError(
+            f"Sequence {sequences.sequence[longest]} has {length_S[longest]} positions, and a batch"
+            f" may have {tokens}. Allow at least as many positions per batch as the longest"
+            " sequence has."
+        )
+    by_length = sorted(range(len(length_S)), key=lambda i: (length_S[i], sequences.sequence[i]))
+    groups = _groups(by_length, length_S, tokens)
+    if positions_each is None:
+        return tuple(_texts(sequences, group, pad) for group in groups)
+    return tuple(_images(sequences, group) for group in groups)
+
+
+def _groups(by_length: list[int], length_S: list[int], tokens: int) -> Iterator[list[int]]:
+    group: list[int] = []
+    for i in by_length:
+        # Ascending lengths: the newcomer is the longest, so it sets the width of all.
+        if group and (len(group) + 1) * length_S[i] > tokens:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def _texts(sequences: Sequences, group: list[int], pad: int) -> Batch:
+    shape = len(group), max(len(sequences.inputs[i]) for i in group)
+    inputs_ST = np.full(shape, pad, dtype=np.int64)
+    targets_ST = np.full(shape, NOT_SCORED, dtype=np.int64)
+    attended_ST = np.zeros(shape, dtype=np.bool_)
+    for s, i in enumerate(group):
+        length = len(sequences.inputs[i])
+        inputs_ST[s, :length] = sequences.inputs[i]
+        targets_ST[s, :length] = sequences.targets[i]
+        attended_ST[s, :length] = True
+    return Batch(
+        sequence=sequences.sequence[group],
+        inputs=inputs_ST,
+        attended=attended_ST,
+        targets=targets_ST,
+    )
+
+
+def _images(sequences: Sequences, group: list[int]) -> Batch:
+    return Batch(
+        sequence=sequences.sequence[group],
+        inputs=np.stack([sequences.inputs[i] for i in group]).astype(np.uint8, copy=False),
+        attended=None,
+        targets=np.stack([sequences.targets[i] for i in group]),
+    )
+
+
+def windows(
+    token_ids: NDArray[np.int64],
+    *,
+    length: int,
+    bos: int | None,
+    eos: int | None,
+    shortest: int,
+) -> list[NDArray[np.int64]]:
+    """Cut one document's token ids into windows that do not overlap, each (T,) with T ≤ length.
+
+    Every window begins with `bos` and ends with `eos`, where these are given;
+    they count towards `length` and towards `shortest`, below which a document's
+    last window is dropped. Raises ValueError where the specials leave no room.
+    """
+    specials = (bos is not None) + (eos is not None)
+    if length <= specials:
+        raise ValueError(
+            f"A window of {length} positions was asked for, and {specials} of them are special"
+            f" tokens. Ask for at least {specials + 1}."
+        )
+    before = [] if bos is None else [bos]
+    after = [] if eos is None else [eos]
+    step = length - specials
+    cut = (
+        np.concatenate([before, token_ids[start : start + step], after]).astype(np.int64)
+        for start in range(0, len(token_ids), step)
+    )
+    return [window for window in cut if len(window) >= shortest]
+
+
+def causal_targets(input_T: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the next token of every position, shape (T,); the last position is not scored."""
+    return np.append(input_T[1:], NOT_SCORED).astype(np.int64)
+
+
+def corrupt(
+    input_T: NDArray[np.int64],
+    *,
+    seed: int,
+    sequence: int,
+    specials: Mapping[str, int],
+    vocabulary: int,
+    share: float = 0.15,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Kind | None]]:
+    """Hide tokens as BERT does (Devlin et al., 2019); return input, target and kind, (T,) each.
+
+    Of the n positions that hold no special token, floor(share x n + 1/2) are
+    chosen, and one at least. Of these 80 % become the mask, 10 % a random
+    token that is no special one, and 10 % stay; each is scored on the token
+    it held. The kind of a position that is not scored is None.
+
+    The draw depends on (seed, sequence) alone: not on the batch, not on the
+    order, not on the tokens. `specials` are token ids by role; `mask` is needed.
+    """
+    if "mask" not in specials:
+        raise ValueError(
+            f"The tokenizer has the special tokens {sorted(specials)} and none for `mask`. A masked"
+            " model needs one: name it in tokenizer_config.json."
+        )
+    special = np.unique(list(specials.values()))
+    ordinary = np.setdiff1d(np.arange(vocabulary), special)
+    counter = np.array([0, 0, 0, _PURPOSE], dtype=np.uint64)
+    key = np.array([seed, sequence], dtype=np.uint64)
+    chance_T, fate_T, token_T = np.random.Generator(
+        np.random.Philox(key=key, counter=counter)
+    ).random((3, len(input_T)))
+
+    eligible = np.flatnonzero(~np.isin(input_T, special))
+    wanted = min(len(eligible), max(1, int(np.floor(share * len(eligible) + 0.5))))
+    chosen = eligible[np.argsort(chance_T[eligible], kind="stable")[:wanted]]
+
+    corrupted_T = input_T.astype(np.int64)
+    target_T = np.full(len(input_T), NOT_SCORED, dtype=np.int64)
+    kind_T: list[Kind | None] = [None] * len(input_T)
+    target_T[chosen] = input_T[chosen]
+    for t in chosen:
+        if fate_T[t] < 0.8:
+            corrupted_T[t], kind_T[t] = specials["mask"], "mask"
+        elif fate_T[t] < 0.9:
+            corrupted_T[t], kind_T[t] = ordinary[int(token_T[t] * len(ordinary))], "random"
+        else:
+            kind_T[t] = "kept"
+    return corrupted_T, target_T, kind_T

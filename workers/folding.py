@@ -1,0 +1,275 @@
+"""Folding: the constant at some inputs of a linear layer becomes part of the layer.
+
+    W x + b,  x_S := c_S      =      W' x + (b + W[:, S] c_S),  W'[:, S] := 0
+
+`Fold` does this to one projection per layer of a live model, any number of
+times, and each time reads back what it did. The offset W[:, S] c_S is computed
+once, in float64 on the projection's own device; entering and leaving are copies.
+
+* Only values change, in place. Checkpoints are memory-mapped and their pages
+  shared, so a parameter is cloned before it is written to for the first time.
+  Leaving puts back the saved columns and bias, bit for bit, also after an error.
+* A bias that is not there exists only while folded.
+* Below float32 the rounding of a stored b + W c can exceed the difference
+  between two constants. There the bias stays, and a forward hook adds the
+  offset to the projection's output in float32 and rounds once more. So c itself
+  is not rounded, as an activation put in by a hook would be.
+
+What reading back cannot see is a forward pass that goes round the module:
+`workers.ablation.checked_by_hook` does. A projection is folded once at a time.
+
+Shapes: L layers, N inputs and D outputs of a projection, H held inputs.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from weakref import WeakKeyDictionary, WeakSet
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+_cloned: WeakKeyDictionary[nn.Linear, dict[str, Tensor]] = WeakKeyDictionary()
+"""By projection and name, the parameters whose values are our own and no shared page any more."""
+_in_use: WeakSet[nn.Linear] = WeakSet()
+"""Projections that are folded just now."""
+
+
+class AblationError(RuntimeError):
+    """What was told to be held is not what the forward pass used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """What a fold did, read back from the parameters of the live model."""
+
+    told: int
+    """Columns that were to be held, over all layers."""
+    held: int
+    """Columns that are all zero now, but for those that were so before without being told to."""
+    zero_before: int
+    """Those among `held` that were all zero already."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """What there is to fold in one layer."""
+
+    layer: int
+    columns_H: Tensor
+    told_N: Tensor
+    offset_D: Tensor
+    """W[:, S] c_S, float64."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Before:
+    """What one projection was before it was folded."""
+
+    zero_N: Tensor
+    """True where a column is all zero."""
+    bias_D: Tensor | None
+
+
+class Fold:
+    """Inputs of projections, ready to be held at constants: `with fold as proof: …`.
+
+    `find` returns the live model's projections, one per layer; it is asked
+    again at every entry and for the reading back, so that a fold never trusts
+    a module it has seen before. Entering returns the `Proof`, or raises
+    `AblationError` with the model as it was. Making one raises ValueError
+    where `held` (L arrays of ascending indices) or `values_LN` do not fit.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[], Sequence[nn.Linear]],
+        held: Sequence[NDArray[np.int64]],
+        values_LN: NDArray[np.float64],
+    ) -> None:
+        self._find = find
+        projections = find()
+        _refuse_folded(projections)
+        layers, neurons = len(projections), projections[0].in_features
+        check_held(held, layers=layers, neurons=neurons)
+        _check_values(held, values_LN, layers=layers, neurons=neurons)
+        self._parts = [
+            _part(layer, projections[layer], held_H, values_LN[layer])
+            for layer, held_H in enumerate(held)
+            if len(held_H)
+        ]
+        self._undo = ExitStack()
+        self._additions: list[_Addition] = []
+
+    def __enter__(self) -> Proof:
+        """Fold, read back, and return what was read."""
+        projections = self._find()
+        _refuse_folded(projections)
+        self._additions = []
+        with torch.no_grad(), ExitStack() as undo:
+            before = [self._fold(projections[part.layer], part, undo) for part in self._parts]
+            proof = self._read_back(before)
+            self._undo = undo.pop_all()  # nothing went wrong: undone by the exit, not here
+        return proof
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        """Put everything back, bit for bit."""
+        with torch.no_grad():
+            self._undo.close()
+        silent = [addition.layer for addition in self._additions if not addition.calls]
+        if kind is None and silent and len(silent) < len(self._additions):
+            raise AblationError(
+                f"The offset of the held constants was never added in layers {silent}, though other"
+                " layers ran. Every layer's projection should run in every forward pass; correct"
+                " the row of this family in workers/families.py."
+            )
+
+    def _fold(self, projection: nn.Linear, part: _Part, undo: ExitStack) -> _Before:
+        """Zero the columns and add the offset; how to undo each step is noted before it is done."""
+        _in_use.add(projection)
+        undo.callback(_in_use.discard, projection)
+        weight_DN = _own(projection, "weight")
+        zero_N = (weight_DN == 0).all(dim=0)
+        saved_DH = weight_DN.index_select(1, part.columns_H)
+        undo.callback(weight_DN.index_copy_, 1, part.columns_H, saved_DH)
+        weight_DN.index_fill_(1, part.columns_H, 0)
+
+        bias_D = None if projection.bias is None else projection.bias.detach().clone()
+        if _below_float32(weight_DN):
+            addition = _Addition(part)
+            undo.callback(projection.register_forward_hook(addition).remove)
+            self._additions.append(addition)
+        elif bias_D is None:
+            undo.callback(setattr, projection, "bias", None)
+            new_D = part.offset_D.to(weight_DN.dtype)
+            projection.bias = nn.Parameter(new_D, requires_grad=False)
+        else:
+            own_D = _own(projection, "bias")
+            undo.callback(own_D.copy_, bias_D)
+            own_D.copy_(bias_D.double() + part.offset_D)
+        return _Before(zero_N=zero_N, bias_D=bias_D)
+
+    def _read_back(self, before: Sequence[_Before]) -> Proof:
+        """Count held columns in the live model; raise where they are not those told."""
+        if not self._parts:
+            return Proof(told=0, held=0, zero_before=0)
+        projections = self._find()
+        rows = [
+            _measure(projections[part.layer], part, was)
+            for part, was in zip(self._parts, before, strict=True)
+        ]
+        measured = torch.stack(rows).tolist()  # one wait for the device, not one per layer
+        for part, (right, held, _, agrees) in zip(self._parts, measured, strict=True):
+            if not (right and agrees):
+                raise AblationError(
+                    f"Layer {part.layer}: {len(part.columns_H)} columns of the output projection"
+                    f" were to be held; read back from the weight the forward pass uses, {held} are"
+                    f" ({'the' if right else 'not the'} right ones), and the bias"
+                    f" {'agrees' if agrees else 'does not agree'} with W·c. Something put another"
+                    " module or parameter in place; load the model again."
+                )
+        return Proof(
+            told=sum(len(part.columns_H) for part in self._parts),
+            held=sum(row[1] for row in measured),
+            zero_before=sum(row[2] for row in measured),
+        )
+
+
+class _Addition:
+    """Forward hook: adds an offset to a projection's output in float32, and counts its calls."""
+
+    def __init__(self, part: _Part) -> None:
+        self.layer, self.calls = part.layer, 0
+        self._offset_D = part.offset_D.float()
+
+    def __call__(self, _: nn.Module, __: tuple[Tensor, ...], out_STD: Tensor) -> Tensor:
+        self.calls += 1
+        return (out_STD.float() + self._offset_D).to(out_STD.dtype)
+
+
+def _refuse_folded(projections: Sequence[nn.Linear]) -> None:
+    folded = [layer for layer, projection in enumerate(projections) if projection in _in_use]
+    if folded:
+        raise AblationError(
+            f"The output projections of layers {folded} are folded already. Hold all neurons of a"
+            " site in one block, or leave the first block before the second."
+        )
+
+
+def check_held(held: Sequence[NDArray[np.int64]], *, layers: int, neurons: int) -> None:
+    """Raise ValueError unless `held` is one array of ascending neuron indices per layer."""
+    if len(held) != layers:
+        raise ValueError(
+            f"Neurons are held in {len(held)} layers; this model has {layers}. Give one array of"
+            " indices per layer, empty where nothing is held."
+        )
+    for layer, held_H in enumerate(held):
+        if len(held_H) and (held_H[0] < 0 or held_H[-1] >= neurons or (np.diff(held_H) < 1).any()):
+            raise ValueError(
+                f"The neurons to hold in layer {layer} are not ascending indices from 0 to"
+                f" {neurons - 1}, each once. Sort them and leave out repetitions."
+            )
+
+
+def _check_values(
+    held: Sequence[NDArray[np.int64]], values_LN: NDArray[np.float64], *, layers: int, neurons: int
+) -> None:
+    if values_LN.shape != (layers, neurons):
+        raise ValueError(
+            f"The values have shape {values_LN.shape}; this model has {layers} layers of {neurons}"
+            " neurons. Give one constant for every neuron, also those not held."
+        )
+    for layer, held_H in enumerate(held):
+        bad_H = held_H[~np.isfinite(values_LN[layer, held_H])]
+        if len(bad_H):
+            raise ValueError(
+                f"Neuron {bad_H[0]} of layer {layer} was to be held at"
+                f" {values_LN[layer, bad_H[0]]} ({len(bad_H)} such in this layer); a constant must"
+                " be a finite number. Look at the neuron's row in the statistics."
+            )
+
+
+def _part(
+    layer: int, projection: nn.Linear, held_H: NDArray[np.int64], values_N: NDArray[np.float64]
+) -> _Part:
+    weight_DN = projection.weight.detach()
+    columns_H = torch.as_tensor(held_H, device=weight_DN.device)
+    value_H = torch.as_tensor(values_N[held_H], device=weight_DN.device)
+    told_N = torch.zeros(weight_DN.shape[1], dtype=torch.bool, device=weight_DN.device)
+    told_N[columns_H] = True
+    offset_D = weight_DN.index_select(1, columns_H).double() @ value_H
+    return _Part(layer=layer, columns_H=columns_H, told_N=told_N, offset_D=offset_D)
+
+
+def _own(projection: nn.Linear, name: str) -> Tensor:
+    """Return a parameter's values, to be written to: from the first time on, a clone of them."""
+    parameter: nn.Parameter = getattr(projection, name)
+    ours = _cloned.setdefault(projection, {})
+    # Other values may have been put in since. Ours are kept alive, so no address comes twice.
+    if name not in ours or ours[name].data_ptr() != parameter.data_ptr():
+        with torch.inference_mode(mode=False):  # the model can still be trained afterwards
+            ours[name] = parameter.data = parameter.detach().clone()
+    return ours[name]
+
+
+def _measure(projection: nn.Linear, part: _Part, before: _Before) -> Tensor:
+    """Return (the right columns?, columns held, of these zero before, bias agrees?) as integers."""
+    weight_DN = projection.weight
+    held_N = (weight_DN == 0).all(dim=0) & (part.told_N | ~before.zero_N)
+    nothing_D = torch.zeros_like(part.offset_D)
+    was_D = nothing_D if before.bias_D is None else before.bias_D.double()
+    added_D = nothing_D if _below_float32(weight_DN) else part.offset_D
+    found_D = nothing_D if projection.bias is None else projection.bias.double()
+    rounding_D = (was_D.abs() + added_D.abs()) * torch.finfo(torch.float32).eps
+    agrees = ((found_D - was_D - added_D).abs() <= rounding_D).all()
+    right = (held_N == part.told_N).all()
+    return torch.stack([right.long(), held_N.sum(), (held_N & before.zero_N).sum(), agrees.long()])
+
+
+def _below_float32(weight: Tensor) -> bool:
+    return weight.dtype.itemsize < 4

@@ -1,0 +1,223 @@
+"""Loading: from a folder on disk to a model that can be run, or a reason why not.
+
+There is one way in. `config.json` names an architecture, its family says how
+to find the parts, the library's own loader reads safetensors. Nothing in a
+folder is executed: no pickle, no remote code. Whatever could make the
+numbers quietly wrong is refused with a sentence that says what to do: a
+missing or unexpected tensor, weights that changed since they were planned
+with, an unknown scaling of pixels.
+
+`facts` answers what planning needs and reads the weights for their digest
+alone: the library is given zeros that take no memory, and treats them as it
+will treat the weights, renaming of tensors included.
+
+    python -m workers.loading FOLDER [FOLDER…]
+
+prints the facts of each folder as one JSON list, {"error": "…"} for those
+refused, so that planning can ask in a process of its own and needs no torch.
+
+Weak point: a tensor that the library itself calls optional is not missed here.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from workers.building import build, quiet
+from workers.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Pixels,
+    digest,
+    inspect,
+    pixels_of,
+    weight_digest,
+)
+from workers.families import Family, UnknownFamilyError
+from workers.messages import ModelFacts, ModelRef, Site
+
+__all__ = ["CheckpointError", "Model", "Pixels", "facts", "load", "main", "sites"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A loaded checkpoint: evaluated only, never trained."""
+
+    module: nn.Module
+    ref: ModelRef
+    family: Family
+    pixels: Pixels | None
+    """None for text."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is known of the checkpoint."""
+        return self.ref.facts
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters and the activations are made of."""
+        return next(self.module.parameters()).dtype
+
+
+def facts(folder: Path) -> ModelFacts:
+    """Return what can be known of a checkpoint folder; reads its weights for their digest alone.
+
+    Raises CheckpointError or UnknownFamilyError where `load` would.
+    """
+    checkpoint = inspect(folder)
+    family = checkpoint.family
+    module = build(checkpoint, torch.float32, hollow=True)
+    projections = sites(module, family, "attn_pre_out")
+    heads, neurons = int(_at(module, family.heads)), projections[0].in_features
+    if neurons % heads:
+        raise CheckpointError(
+            f"{folder} has {neurons} neurons before its attention output projection, which"
+            f" {heads} heads cannot share equally. Check the number of heads in its config.json."
+        )
+    vocabulary = int(_at(module, family.vocabulary))
+    if vocabulary < 1 or not any(True for _ in _at(module, family.head).parameters()):
+        raise CheckpointError(
+            f"{folder} has no head: `{family.head}` scores {vocabulary} tokens or classes with no"
+            " weights. Use a checkpoint that was saved with its head."
+        )
+    image = _image(module, family)
+    if image is not None:
+        pixels_of(checkpoint, image[2])  # refused while planning, not on the worker
+    return ModelFacts(
+        family=family.name,
+        modality=family.modality,
+        layers=len(projections),
+        heads=heads,
+        d_head=neurons // heads,
+        d_model=projections[0].out_features,
+        vocabulary=vocabulary,
+        window=_window(module, family),
+        image=image,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        bytes=sum(stored.bytes for stored in checkpoint.tensors.values()),
+        digest=weight_digest(checkpoint),
+        tokenizer=digest(checkpoint.tokenizer) if checkpoint.tokenizer else None,
+        specials={} if family.modality == "image" else _specials(checkpoint),
+    )
+
+
+def load(ref: ModelRef) -> Model:
+    """Return the checkpoint of a reference, ready to be run: frozen, on its device, in its dtype.
+
+    Sets the threads of this process, because sums depend on them. Raises
+    CheckpointError where the folder is unusable or no longer what was planned.
+    """
+    torch.set_num_threads(ref.threads)
+    checkpoint = inspect(Path(ref.folder))
+    found = weight_digest(checkpoint)
+    if found != ref.facts.digest:
+        raise CheckpointError(
+            f"{ref.folder} has weights of digest {found[:12]}, and {ref.name} was planned with"
+            f" {ref.facts.digest[:12]}. Put the planned weights back, or plan again."
+        )
+    module = build(checkpoint, getattr(torch, ref.dtype), hollow=False)
+    image = _image(module, checkpoint.family)
+    return Model(
+        module=module.eval().requires_grad_(False).to(ref.device),
+        ref=ref,
+        family=checkpoint.family,
+        pixels=None if image is None else pixels_of(checkpoint, image[2]),
+    )
+
+
+def sites(module: nn.Module, family: Family, site: Site) -> list[nn.Linear]:
+    """Return the projection of every layer, in order, whose input is the site."""
+    path = family.attention_out if site == "attn_pre_out" else family.mlp_out
+    found = [_at(layer, path) for layer in _at(module, family.layers)]
+    for projection in found:
+        if type(projection) is not nn.Linear:
+            raise CheckpointError(
+                f"`{path}` of this {family.name} model is a {type(projection).__name__}, where a"
+                " plain Linear was expected: its columns need not be neurons. Use a checkpoint that"
+                " is neither quantised nor fused."
+            )
+    return found
+
+
+def _window(module: nn.Module, family: Family) -> int:
+    if family.patches is not None:
+        prefix = getattr(module, "num_prefix_tokens", 1)  # timm says; transformers has [CLS] alone
+        return int(_at(module, family.patches).num_patches) + int(prefix)
+    if family.window is None:
+        raise ValueError(
+            f"The row of {family.name} in workers/families.py says no window: add one."
+        )
+    used_up = 0 if family.padding is None else int(_at(module, family.padding)) + 1
+    return int(_at(module, family.window)) - used_up
+
+
+def _image(module: nn.Module, family: Family) -> tuple[int, int, int] | None:
+    """Return (H, W, C) of the image that the patch embedding takes, in pixels; None for text."""
+    if family.patches is None:
+        return None
+    patches = _at(module, family.patches)
+    size = patches.image_size if hasattr(patches, "image_size") else patches.img_size
+    height, width = size
+    convolution = next(part for part in patches.modules() if isinstance(part, nn.Conv2d))
+    return int(height), int(width), convolution.in_channels
+
+
+def _specials(checkpoint: Checkpoint) -> dict[str, int]:
+    """Return special token ids by role: the tokenizer's, or without one the configuration's."""
+    roles = ("bos", "eos", "pad", "mask", "unk")
+    if not checkpoint.tokenizer:
+        named = {role: checkpoint.config.get(f"{role}_token_id") for role in roles}
+        return {role: found for role, found in named.items() if isinstance(found, int)}
+    try:
+        with quiet():  # the tokenizer's class knows roles that its files need not say
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                checkpoint.folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # as many kinds as there are ways to break the files
+        raise CheckpointError(
+            f"The tokenizer in {checkpoint.folder} cannot be read ({type(error).__name__}:"
+            f" {error}). Save it beside the model with `save_pretrained`."
+        ) from error
+    by_role = {role: getattr(tokenizer, f"{role}_token_id") for role in roles}
+    return {role: int(found) for role, found in by_role.items() if found is not None}
+
+
+def _at(root: object, path: str) -> Any:
+    """Return what a dotted path leads to; numbers index lists."""
+    for name in path.split("."):
+        try:
+            root = root[int(name)] if name.isdecimal() else getattr(root, name)  # type: ignore[index]
+        except AttributeError:
+            raise CheckpointError(
+                f"This model's {type(root).__name__} has no `{name}` (of `{path}`), so it is not"
+                " built as workers/families.py says. Use a plain checkpoint of the family, or"
+                " correct its row."
+            ) from None
+    return root
+
+
+def main(folders: list[str]) -> None:
+    """Print the facts of each folder as one JSON list; a refusal takes the place of its facts."""
+    said: list[dict[str, object]] = []
+    for folder in folders:
+        try:
+            said.append(asdict(facts(Path(folder))))
+        except (CheckpointError, UnknownFamilyError) as error:
+            said.append({"error": str(error)})
+    sys.stdout.write(json.dumps(said) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
