@@ -1,0 +1,153 @@
+"""The budget: what a plan needs, in bytes and hours, against what there is.
+
+All of it is arithmetic over facts and shapes, so it is known before anything
+runs, and a plan that cannot be held is refused instead of failing hours later.
+
+A replica holds, at its largest: the weights, a copy of the attention output
+projections (folding restores from it), the activations of one batch (with the
+donors' when resampling), one chunk of logits, and while collecting the
+histogram of every neuron. Factors are stated where they are used; they are
+meant to be somewhat too large.
+
+Time is rough: floating-point operations over a rate that is typical of the
+device, to tell minutes from days.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.plan import Plan
+from orchestrator.pool import PoolError
+from workers.messages import ModelRef
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PROCESS_BYTES = 900 * 2**20
+"""A process with torch, transformers and Arrow imported, in bytes (measured, rounded up)."""
+FLOPS = {"cpu": 3e10, "cuda": 1e14}
+"""Typical floating-point operations a second of one replica: one core; one GPU in bf16."""
+ACTIVATIONS = 24
+"""Widths of d_model that one position of one layer may hold at once, attention included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demand:
+    """What one replica asks of Ray."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    """What one model of the plan needs."""
+
+    model: str
+    replica_bytes: int
+    """Largest memory of one replica."""
+    partial_bytes: int
+    """One shard's histogram on disk, before compression."""
+    cells: int
+    seconds: float
+    """Rough time of one replica for all of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """What the plan needs in all."""
+
+    needs: tuple[Need, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Rough time of one replica for the whole plan."""
+        return sum(n.seconds for n in self.needs)
+
+    @property
+    def largest(self) -> Need:
+        """The model whose replica needs the most memory."""
+        return max(self.needs, key=lambda n: n.replica_bytes)
+
+
+def budget(plan: Plan) -> Budget:
+    """Return what a plan needs."""
+    counts = dict.fromkeys(plan.models, 0)
+    for cell in plan.cells.values():
+        counts[cell.model] += 1
+    return Budget(needs=tuple(_need(plan, ref, counts[ref.name]) for ref in plan.models.values()))
+
+
+def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
+    facts, evaluation, statistics = ref.facts, plan.spec.evaluation, plan.spec.statistics
+    width = BYTES[ref.dtype]
+    weights = facts.parameters * width
+    projections = facts.layers * facts.neurons * facts.d_model * width
+    positions = max(evaluation.batch_tokens, facts.window)
+    activations = positions * facts.d_model * ACTIVATIONS * width
+    donors = positions * facts.neurons * facts.layers * width
+    rows = facts.layers * facts.neurons
+    # int32 counts while counting, int64 once they are shipped, and one float64 sum of each moment.
+    histogram = rows * (statistics.bins * 12 + 40)
+    pilot = statistics.pilot_positions * rows * width
+    work = max(donors + evaluation.logits_bytes * 3, histogram, pilot)
+    data = plan.spec.data[next(m.data for m in plan.spec.models if m.id == ref.name) or ""]
+    collected = (data.collect.sequences or 256) * facts.window
+    evaluated = (data.evaluate.sequences or 64) * facts.window
+    passes = (
+        collected * (3 if any("fixed" in t.label for t in plan.tasks) else 2) + evaluated * cells
+    )
+    return Need(
+        model=ref.name,
+        replica_bytes=PROCESS_BYTES * (ref.device == "cpu")
+        + weights
+        + projections
+        + activations
+        + work,
+        partial_bytes=rows * (statistics.bins * 8 + 120),
+        cells=cells,
+        seconds=2 * facts.parameters * passes / FLOPS[ref.device],
+    )
+
+
+def demand(plan: Plan) -> Demand:
+    """Return what one replica of a plan asks of Ray."""
+    cuda = next(iter(plan.models.values())).device == "cuda"
+    return Demand(cpus=1, gpus=1 if cuda else 0)
+
+
+def workers(plan: Plan, cluster: Mapping[str, float], *, asked: int | None = None) -> int:
+    """Return how many replicas to have at once on a cluster with these resources in all.
+
+    Raises PoolError saying what was asked and what the cluster has.
+    """
+    needs, asked = budget(plan), asked or plan.spec.cluster.workers
+    cuda = next(iter(plan.models.values())).device == "cuda"
+    kind = "GPU" if cuda else "CPU"
+    units = int(cluster.get(kind, 0))
+    if units < 1:
+        raise PoolError(
+            f"the plan asks for `cluster.device: {plan.spec.cluster.device}`, and the cluster has no {kind};"
+            f" it has {_spelled(cluster)}"
+        )
+    fitting = units
+    if not cuda:
+        fitting = int(cluster.get("memory", 0) // needs.largest.replica_bytes)
+        if fitting < 1:
+            largest = needs.largest
+            raise PoolError(
+                f"one replica of {largest.model} needs {largest.replica_bytes / 2**30:.1f} GiB, and"
+                f" the cluster has {_spelled(cluster)}; lower `evaluation.batch_tokens` or"
+                " `statistics.bins`, or use a larger machine"
+            )
+    count = min(units, fitting)
+    if asked is not None and asked > units:
+        raise PoolError(
+            f"the plan asks for {asked} workers, one {kind} each, and the cluster has"
+            f" {_spelled(cluster)}"
+        )
+    return min(count, asked or count)
+
+
+def _spelled(cluster: Mapping[str, float]) -> str:
+    memory = cluster.get("memory", 0) / 2**30
+    cpus, gpus = int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
+    return f"{cpus} CPUs, {gpus} GPUs and {memory:.1f} GiB of memory"

@@ -1,0 +1,191 @@
+"""The command line: the verbs of a sweep.
+
+Exit codes: 0 all done · 1 some tasks failed, the rest is there · 2 the sweep or
+the command is wrong · 3 the cluster cannot hold the plan · 4 the run folder is
+locked, unwritable or full · 70 our own error · 130 and 143 interrupted; run the
+same command again to go on.
+"""
+
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from orchestrator import budget as budgeting
+from orchestrator import printing
+from orchestrator.mistakes import SpecError
+from orchestrator.pool import PoolError
+from orchestrator.status import status as status_of
+from orchestrator.store import Store, StoreError
+
+app = typer.Typer(
+    help="Neuron-ablation sweeps of transformers: what breaks when these neurons are held at that"
+    " value?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A sweep file (YAML).")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+@app.command()
+def plan(
+    spec: SpecFile,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Cells, tasks, bytes and hours; changes nothing."""
+    from orchestrator import sweep  # the figures' libraries take a second; `--help` should not
+
+    made = sweep.plan(spec)
+    needs = budgeting.budget(made)
+    if as_json:
+        out.print_json(data=_plan_json(made, needs))
+    else:
+        printing.plan_table(out, made, needs)
+
+
+@app.command()
+def run(
+    spec: SpecFile,
+    where: Annotated[
+        str | None, typer.Option("--out", help="Run folder; runs/NAME if not given.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; one is started here if not given.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Replicas at once.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="SQL condition on the cells, e.g. \"method = 'peak'\".")
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
+) -> None:
+    """All stages; resumes by itself."""
+    from orchestrator import results, sweep
+
+    ended = sweep.run(spec, out=where, address=address, workers=workers, only=only, local=local)
+    store = Store(ended.run)
+    summary = results.table(store, "summary").collect()
+    for part in printing.summary_tables(summary, results.table(store, "curves").collect()):
+        out.print(part)
+    out.print("\nIntervals are 95 % and pointwise; they cover documents and masks.")
+    for line in printing.contrast_lines(results.table(store, "contrasts").collect()):
+        out.print(line, highlight=False)
+    for note in results.notes(store):
+        out.print(f"[yellow]note[/] {note}")
+    out.print(
+        f"\n{ended.computed:,} cells computed now, {ended.found:,} found. Tables: {ended.run}"
+        f"   Report: {ended.page}",
+        soft_wrap=True,
+    )
+    for failure in ended.failures:
+        err.print(
+            f"[red]failed[/] {failure.label}: {failure.error} ({failure.blocked} tasks not tried"
+            f" because of it); details in {ended.run}/failures/{failure.task}.json",
+            soft_wrap=True,
+        )
+    raise typer.Exit(1 if ended.failures else 0)
+
+
+@app.command()
+def status(
+    run: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds.")] = False,
+) -> None:
+    """Done, running, missing and failed per stage, from files alone."""
+    found = status_of(run)
+    if as_json:
+        out.print_json(data=asdict(found))
+        return
+    if watch:
+        with Live(printing.status_table(found), console=out) as live:
+            while not found.finished:
+                time.sleep(2)
+                found = status_of(run)
+                live.update(printing.status_table(found))
+        return
+    out.print(printing.status_table(found))
+    for failure in found.failures:
+        out.print(f"[red]failed[/] {failure}", soft_wrap=True)
+
+
+@app.command()
+def report(run: Run) -> None:
+    """HTML with figures."""
+    from orchestrator import results
+    from orchestrator.report import report as write
+
+    status_of(run)  # refuses what is no run
+    store = Store(run.absolute())
+    results.aggregated(store, results.declared(store))
+    out.print(write(store.root), soft_wrap=True)
+
+
+def _plan_json(made: object, needs: budgeting.Budget) -> dict[str, object]:
+    from orchestrator.plan import Plan
+    from orchestrator.spec import resolved
+
+    assert isinstance(made, Plan)
+    return {
+        "spec": resolved(made.spec),
+        "points": len(made.rows),
+        "cells": len(made.cells),
+        "tasks": [
+            {"name": t.name, "stage": t.stage, "kind": t.kind, "label": t.label, "file": t.file}
+            for t in made.tasks
+        ],
+        "models": [asdict(need) for need in needs.needs],
+        "seconds": needs.seconds,
+    }
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn what goes wrong into a sentence and an exit code."""
+    try:
+        yield
+    except SpecError as error:
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except PoolError as error:
+        err.print(f"The cluster cannot hold the plan: {error}", markup=False, soft_wrap=True)
+        sys.exit(3)
+    except StoreError as error:
+        err.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(4)
+    except KeyboardInterrupt:
+        err.print("Interrupted. Nothing is lost: run the same command again to go on.")
+        sys.exit(130)
+    except SystemExit as error:
+        if error.code == 128 + signal.SIGTERM:
+            err.print("Terminated. Nothing is lost: run the same command again to go on.")
+        raise
+    except Exception:
+        err.print(traceback.format_exc(), markup=False, highlight=False)
+        err.print("This is an error of peaksweep's own; what is done is kept. Please report it.")
+        sys.exit(70)
+
+
+def main() -> None:
+    """Run the command line; ends the process with one of the exit codes above."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    with _exit_codes():
+        app(prog_name="peaksweep", standalone_mode=True)

@@ -1,0 +1,70 @@
+"""The local pool: the cluster's twin, in this process.
+
+One worker, one task at a time, in the order they were sent. No Ray, no second
+process, so a debugger stops where the error is; `run --local` and most tests
+use it. Its numbers are those of a cluster.
+"""
+
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from orchestrator import stages
+from orchestrator.host import Host
+from orchestrator.pool import Done, Event, Lost, Raised, Ready
+from orchestrator.store import Store
+from orchestrator.tasks import Task
+from workers.messages import ModelRef
+
+
+class LocalPool:
+    """A pool of one worker: this process."""
+
+    workers = 1
+    spare = 1
+
+    def __init__(self, store: Store) -> None:
+        """Work on a run folder."""
+        self._store = store
+        self._host = Host(store, "local")
+        self._queue: deque[Callable[[], Event]] = deque()
+
+    def load(self, worker: int, ref: ModelRef) -> None:
+        """Queue the loading of a model."""
+
+        def act() -> Event:
+            try:
+                self._host.load(ref)
+            except Exception as error:  # as a cluster would tell it
+                return Lost(worker=worker, reason=repr(error))
+            return Ready(worker=worker)
+
+        self._queue.append(act)
+
+    def send(self, worker: int, task: Task) -> None:
+        """Queue a task on the loaded model."""
+        self._queue.append(lambda: _attempt(worker, task, lambda: self._host.do(task)))
+
+    def submit(self, task: Task) -> None:
+        """Queue a task without a model."""
+        self._queue.append(lambda: _attempt(None, task, lambda: stages.do(task, self._store)))
+
+    def wait(self, seconds: float) -> Sequence[Event]:
+        """Do the next thing in the queue."""
+        del seconds  # nothing happens unless it is done here
+        return [self._queue.popleft()()] if self._queue else []
+
+    def stop(self, worker: int) -> None:
+        """Nothing to end: the process is this one."""
+
+    def close(self) -> None:
+        """Forget what is queued."""
+        self._queue.clear()
+
+
+def _attempt(worker: int | None, task: Task, act: Callable[[], dict[str, object]]) -> Event:
+    try:
+        return Done(worker=worker, task=task, summary=act())
+    except Exception as error:  # whatever a task raises is its failure, not ours
+        text = "".join(traceback.format_exception(error))
+        return Raised(worker=worker, task=task, error=repr(error), traceback=text)

@@ -1,0 +1,46 @@
+"""The lock: one driver at a time on a run folder.
+
+Two drivers would not spoil anything (work is committed by name, never over
+what is there), but they would do everything twice. The kernel drops the lock
+when its holder ends, however it ends, so nothing is ever left locked.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator.store import Store, StoreError
+
+
+@contextmanager
+def locked(store: Store) -> Iterator[None]:
+    """Hold a run folder's lock; raises StoreError if another process does."""
+    with store.path(".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise StoreError(
+                f"{store.root} is being worked on by process {file.read().strip() or 'unknown'};"
+                " wait for it, or choose another folder with --out"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def holder(store: Store) -> int | None:
+    """Return the process that works on a run folder, None if none does."""
+    path = store.path(".lock")
+    if not path.exists():
+        return None
+    with path.open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            text = file.read().strip()
+            return int(text) if text.isdigit() else 0
+    return None

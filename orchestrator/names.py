@@ -1,0 +1,59 @@
+"""Names: what a piece of work is called, before anything runs.
+
+A name is a hash of a *recipe*: everything that changes the answer, and nothing
+else. Recipes contain the names of the work they build on, so a name stands for
+its whole history, and two people who ask for the same thing get the same name.
+Nothing here depends on the order of work, on the number of workers or on what
+was computed before; that is what makes resuming a comparison of names.
+
+`ALGORITHM` holds a version per kind of work. Raise it when a change makes the
+kind's numbers different: old answers then keep their old names and are not
+mistaken for new ones. A golden test fails when numbers change without it.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+
+ALGORITHM: Mapping[str, int] = {
+    "data": 1,
+    "donors": 1,
+    "selection": 1,
+    "pilot": 1,
+    "collect": 1,
+    "merge": 1,
+    "recount": 1,
+    "merge_fixed": 1,
+    "statistics": 1,
+    "centres": 1,
+    "cell": 1,
+}
+
+LENGTH = 24
+"""Hexadecimal digits of a name: 96 bits, one collision in 1e16 among a million names."""
+
+
+def canonical(value: object) -> str:
+    """Return `value` as JSON with one spelling: sorted keys, no spaces, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def name(kind: str, recipe: Mapping[str, object]) -> str:
+    """Return the name of a piece of work of this kind, `LENGTH` hexadecimal digits.
+
+    Raises KeyError for a kind without an entry in `ALGORITHM`.
+    """
+    text = canonical({"kind": kind, "algorithm": ALGORITHM[kind], **recipe})
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+
+def slug(text: str) -> str:
+    """Return `text` as one path component: `zoo:opt` becomes `zoo-opt`.
+
+    Never empty, never hidden, never a way out of a folder; two texts may share
+    a slug, which the plan refuses.
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-") or "unnamed"

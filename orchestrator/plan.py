@@ -1,0 +1,243 @@
+"""The plan: every task and every cell of a sweep, by name, before anything runs.
+
+The plan is arithmetic over the spec and the models' facts; it reads no data and
+changes nothing. Because a task is named by its recipe and a recipe holds the
+names of what it builds on, the whole graph can be written down now and compared
+with what a run folder already has.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator import inspection, sources
+from orchestrator.cells import Cell, points
+from orchestrator.graph import Builder
+from orchestrator.mistakes import Mistake, SpecError
+from orchestrator.names import name, slug
+from orchestrator.spec import DataSpec, ModelSpec, Spec
+from orchestrator.tasks import Task
+from workers.messages import ModelFacts, ModelRef
+from workers.selection import count
+
+THREADS = 1
+"""Threads of a replica on CPUs; fixed, because float sums depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A sweep, worked out."""
+
+    spec: Spec
+    """With every model's data source filled in."""
+    models: Mapping[str, ModelRef]
+    tasks: tuple[Task, ...]
+    """All but the evaluations, each after the tasks it needs."""
+    rows: tuple[Mapping[str, object], ...]
+    """The cells table: one row per nominal point."""
+    cells: Mapping[str, Cell]
+    """The distinct cells, by name, in the order of the sweep file."""
+
+
+def make(spec: Spec, *, base: Path, device: str) -> Plan:
+    """Return the plan of a spec whose relative paths start at `base`.
+
+    Raises SpecError with every mistake that shows only when models, sources and
+    fractions are looked at together.
+    """
+    refs, mistakes = _models(spec, base, device)
+    found, more = _sources(spec, base)
+    mistakes += more
+    if not more:
+        spec, more = _fill_data(spec, refs, found)
+        mistakes += more
+    mistakes += _fractions(spec, refs)
+    mistakes += [
+        Mistake(
+            path="evaluation.batch_tokens",
+            message=f"{spec.evaluation.batch_tokens} is less than one window of {ref.name}"
+            f" ({ref.facts.window} positions); allow at least that many",
+        )
+        for ref in refs.values()
+        if spec.evaluation.batch_tokens < ref.facts.window
+    ]
+    if mistakes:
+        raise SpecError(mistakes)
+    tasks: list[Task] = []
+    rows: list[Mapping[str, object]] = []
+    cells: dict[str, Cell] = {}
+    digests = {key: source.digest() for key, source in found.items()}
+    for model in spec.models:
+        ref = refs[model.id]
+        assert model.data is not None
+        builder = Builder(spec, ref, model.data, base, digests[model.data])
+        inputs = builder.build()
+        tasks += builder.tasks
+        for point in points(spec, ref, inputs):
+            rows.append(point.row)
+            cells.setdefault(point.cell.name, point.cell)
+    return Plan(spec=spec, models=refs, tasks=tuple(tasks), rows=tuple(rows), cells=cells)
+
+
+def _models(spec: Spec, base: Path, device: str) -> tuple[dict[str, ModelRef], list[Mistake]]:
+    mistakes = []
+    folders: dict[str, Path] = {}
+    slugs: dict[str, str] = {}
+    for i, model in enumerate(spec.models):
+        try:
+            folders[model.id] = inspection.folder(model.id, revision=model.revision, base=base)
+        except inspection.ModelError as error:
+            mistakes.append(Mistake(path=f"models[{i}]", message=str(error)))
+        twin = slugs.setdefault(slug(model.id), model.id)
+        if twin != model.id:
+            message = f"{model.id!r} and {twin!r} would share a folder; rename one"
+            mistakes.append(Mistake(path=f"models[{i}]", message=message))
+    refs = {}
+    answers = dict(zip(folders, inspection.facts(list(folders.values())), strict=True))
+    for i, model in enumerate(spec.models):
+        answer = answers.get(model.id)
+        if isinstance(answer, inspection.ModelError):
+            mistakes.append(Mistake(path=f"models[{i}]", message=str(answer)))
+        elif answer is not None:
+            refs[model.id] = _ref(model, folders[model.id], answer, device)
+    return refs, mistakes
+
+
+def _ref(model: ModelSpec, folder: Path, facts: ModelFacts, device: str) -> ModelRef:
+    return ModelRef(
+        name=model.id,
+        folder=str(folder),
+        dtype=model.dtype,
+        device="cuda" if device == "cuda" else "cpu",
+        threads=THREADS,
+        facts=facts,
+    )
+
+
+def _sources(spec: Spec, base: Path) -> tuple[dict[str, sources.Source], list[Mistake]]:
+    found, mistakes = {}, []
+    for key, data in spec.data.items():
+        try:
+            source = sources.find(data.source, base=base, text=data.text, document=data.document)
+        except sources.SourceError as error:
+            mistakes.append(Mistake(path=f"data.{key}.source", message=str(error)))
+            continue
+        found[key] = source
+        for role in ("collect", "evaluate"):
+            split = getattr(data, role).split
+            if split is not None and split not in source.splits:
+                known = ", ".join(source.splits) or "none; leave the splits out"
+                message = f"{data.source} has no split {split!r}. It has: {known}"
+                mistakes.append(Mistake(path=f"data.{key}.{role}.split", message=message))
+    return found, mistakes
+
+
+def _fill_data(
+    spec: Spec, refs: Mapping[str, ModelRef], found: Mapping[str, sources.Source]
+) -> tuple[Spec, list[Mistake]]:
+    models, mistakes = [], []
+    for i, model in enumerate(spec.models):
+        ref = refs.get(model.id)
+        if ref is None:
+            models.append(model)
+            continue
+        misfits = {k: _misfit(ref.facts, spec.data[k], s) for k, s in found.items()}
+        fitting = [k for k, misfit in misfits.items() if misfit is None]
+        chosen = model.data or next(iter(fitting), None)
+        if chosen is None:
+            message = "no data source fits it: " + "; ".join(f"{k} {m}" for k, m in misfits.items())
+            mistakes.append(Mistake(path=f"models[{i}]", message=message))
+        elif misfits[chosen] is not None:
+            message = f"data source {chosen} {misfits[chosen]}"
+            mistakes.append(Mistake(path=f"models[{i}].data", message=message))
+        models.append(model.model_copy(update={"data": chosen}))
+    return spec.model_copy(update={"models": tuple(models)}), mistakes
+
+
+def _misfit(facts: ModelFacts, data: DataSpec, source: sources.Source) -> str | None:
+    if (facts.modality == "image") != (source.kind == "images"):
+        return f"holds {source.kind}, and the model takes {'images' if facts.image else 'text'}"
+    if facts.image is not None and facts.image != sources.DIGITS_SHAPE:
+        return f"holds 8 x 8 grey images, and the model takes {facts.image}"
+    if data.sequence_length is not None and data.sequence_length > facts.window:
+        return f"asks for {data.sequence_length} positions; the model takes {facts.window} at most"
+    return None
+
+
+def _fractions(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
+    return [
+        Mistake(
+            path="fractions",
+            message=f"{fraction} of the {ref.facts.neurons} neurons of a layer of {ref.name} holds"
+            f" nothing; the least that holds one is {1 / (2 * ref.facts.neurons):.4g}",
+        )
+        for ref in refs.values()
+        for fraction in spec.fractions
+        if fraction and not count(fraction, ref.facts.neurons)
+    ]
+
+
+def glance(raw: object, base: Path) -> list[Mistake]:
+    """Return what is wrong with the models and sources of a file that could not be parsed.
+
+    Looks only at what is certainly meant: strings where models and sources are named.
+    """
+    if not isinstance(raw, Mapping):
+        return []
+    models, data = raw.get("models"), raw.get("data")
+    mistakes: list[Mistake] = []
+    folders: dict[str, Path] = {}
+    for i, item in enumerate(models if isinstance(models, list) else []):
+        given = item if isinstance(item, Mapping) else {"id": item}
+        model, revision = given.get("id"), given.get("revision")
+        if isinstance(model, str) and model and isinstance(revision, str | None):
+            try:
+                folders[f"models[{i}]"] = inspection.folder(model, revision=revision, base=base)
+            except inspection.ModelError as error:
+                mistakes.append(Mistake(path=f"models[{i}]", message=str(error)))
+    answers = zip(folders, inspection.facts(list(folders.values())), strict=True)
+    mistakes += [
+        Mistake(path=p, message=str(a)) for p, a in answers if isinstance(a, inspection.ModelError)
+    ]
+    for key, given in (data if isinstance(data, Mapping) else {}).items():
+        source = given.get("source") if isinstance(given, Mapping) else None
+        if isinstance(source, str):
+            try:
+                sources.find(source, base=base)
+            except sources.SourceError as error:
+                mistakes.append(Mistake(path=f"data.{key}.source", message=str(error)))
+    return mistakes
+
+
+def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:
+    """Return the task that answers these cells of one model in one call."""
+    ref = plan.models[cells[0].model]
+    names = sorted(c.name for c in cells)
+    made = name("cell", {"of": names})
+    after = dict.fromkeys(n for c in cells for n in c.after)
+    data = next(t for t in plan.tasks if t.kind == "data" and t.arguments["model"] == ref.name)
+    evaluation = plan.spec.evaluation
+    return Task(
+        name=made,
+        stage="evaluate",
+        kind="evaluate",
+        label=f"{ref.name} {len(cells)} cells",
+        file=f"results/{slug(ref.name)}/part.{made}.parquet",
+        model=ref,
+        after=tuple(after),
+        arguments={
+            "model": ref.name,
+            "data": data.file,
+            "executions": f"executions/{slug(ref.name)}/part.{made}.parquet",
+            "batch_tokens": evaluation.batch_tokens,
+            "logits_bytes": evaluation.logits_bytes,
+            "cells": {c.name: dict(c.arguments) for c in cells},
+        },
+        cells=tuple(names),
+        cost=float(len(cells)),
+    )
+
+
+def with_cells(plan: Plan, cells: Mapping[str, Cell]) -> Plan:
+    """Return the plan with these cells alone."""
+    return replace(plan, cells=cells)

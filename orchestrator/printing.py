@@ -1,0 +1,141 @@
+"""Printing: a plan, a status and a sweep's summary as tables on a terminal.
+
+Every interval is named for what it covers, and no number stands with a bare ±.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.aggregate import method_label
+from orchestrator.budget import Budget
+from orchestrator.plan import Plan
+from orchestrator.status import Status
+
+SHARES = (0.1, 0.5, 0.9)
+"""Held shares that the summary shows, where the sweep has them."""
+
+
+def plan_table(console: Console, made: Plan, needs: Budget) -> None:
+    """Print what a plan holds and needs."""
+    points = len(made.rows)
+    console.print(
+        f"[bold]{made.spec.name}[/]: {points:,} points are {len(made.cells):,} distinct cells, and"
+        f" {len(made.tasks):,} tasks come before them"
+    )
+    table = Table(box=None, pad_edge=False)
+    for column in (
+        "model",
+        "data",
+        "layers x neurons",
+        "cells",
+        "replica",
+        "partial",
+        "rough time",
+    ):
+        right = column in ("cells", "replica", "partial", "rough time")
+        table.add_column(column, justify="right" if right else "left")
+    for need, (name, ref) in zip(needs.needs, made.models.items(), strict=True):
+        table.add_row(
+            name,
+            next(m.data for m in made.spec.models if m.id == name),
+            f"{ref.facts.layers} x {ref.facts.neurons:,}",
+            f"{need.cells:,}",
+            size(need.replica_bytes),
+            size(need.partial_bytes),
+            duration(need.seconds),
+        )
+    console.print(table)
+    console.print(
+        f"rough time is that of one replica ({next(iter(made.models.values())).device});"
+        f" {duration(needs.seconds)} in all"
+    )
+
+
+def size(count: int) -> str:
+    """Return bytes as people read them."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people read them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def status_table(found: Status) -> Table:
+    """Return a status as a table."""
+    title = f"{found.run}: " + (
+        "finished"
+        if found.finished
+        else f"running (process {found.driver})"
+        if found.driver is not None
+        else "not running here; `peaksweep run` with the same sweep and folder goes on"
+    )
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    table.add_column("stage")
+    for column in ("done", "running", "missing", "failed"):
+        table.add_column(column, justify="right")
+    for stage in found.stages:
+        counts = (stage.done, stage.running, stage.missing, stage.failed)
+        table.add_row(stage.stage, *(f"{n:,}" for n in counts))
+    return table
+
+
+def summary_tables(summary: pl.DataFrame, curves: pl.DataFrame) -> Iterator[Table | str]:
+    """Yield one table per model: the baseline, then Top-1 and CE per method at some held shares."""
+    for (model, data), rows in summary.group_by("model", "data", maintain_order=True):
+        base = rows.filter(pl.col("units_held") == 0).row(0, named=True)
+        yield (
+            f"\n[bold]{model}[/] on {data}, unablated: Top-1 {base['top1']:.1%}"
+            f" (s.e. {base['top1_se']:.1%} over {base['documents']} documents),"
+            f" CE {base['ce']:.3f} nats (s.e. {base['ce_se']:.3f})"
+        )
+        here = curves.filter((pl.col("model") == model) & (pl.col("data") == data))
+        here = method_label(here)
+        shares = [s for s in here["held_share"].unique().sort() if _shown(s)]
+        table = Table(box=None, pad_edge=False)
+        table.add_column("method")
+        for share in shares:
+            table.add_column(f"Top-1 at {share:.0%}", justify="right")
+            table.add_column(f"CE at {share:.0%}", justify="right")
+        for label in here["label"].unique(maintain_order=True):
+            of = here.filter(pl.col("label") == label)
+            table.add_row(label, *(t for s in shares for t in _levels(of, s)))
+        yield table
+
+
+def _shown(share: float) -> bool:
+    return any(abs(share - s) < 0.01 for s in SHARES)
+
+
+def _levels(rows: pl.DataFrame, share: float) -> Sequence[str]:
+    texts = []
+    for metric, form in (("top1", "{:.1%}"), ("ce", "{:.3f}")):
+        row = rows.filter((pl.col("metric") == metric) & (pl.col("held_share") == share))
+        if row.is_empty():
+            texts.append("not yet")
+            continue
+        mean, low, high = row.select("mean", "low", "high").row(0)
+        interval = "" if low is None else f" [{form.format(low)}, {form.format(high)}]"
+        texts.append(form.format(mean) + interval)
+    return texts
+
+
+def contrast_lines(contrasts: pl.DataFrame) -> Iterator[str]:
+    """Yield one line per declared contrast over the whole range of fractions, and at a half."""
+    shown = contrasts.filter(
+        (pl.col("metric") == "ce")
+        & (pl.col("fraction").is_null() | ((pl.col("fraction") - 0.5).abs() < 1e-9))
+    )
+    for row in shown.sort("model", "a", "b", "fraction", nulls_last=True).iter_rows(named=True):
+        where = "area over fractions" if row["fraction"] is None else f"at {row['fraction']:.0%}"
+        yield (
+            f"{row['model']}: CE of {row['a']} minus {row['b']}, {where}: {row['estimate']:+.4f}"
+            f" [{row['low']:+.4f}, {row['high']:+.4f}] over {row['documents']} documents and"
+            f" {row['masks']} masks"
+        )

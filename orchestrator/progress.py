@@ -1,0 +1,121 @@
+"""Progress: a sweep told while it runs.
+
+On a terminal there is one bar per stage with its rate and the time it will
+take; elsewhere (a job's log, a pipe) one JSON line per event. Either way every
+event is also a line of the run folder's `events.jsonl`, which is a story for
+people: nothing is ever decided by it.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as Bar
+from rich.text import Text
+
+from orchestrator.store import Store
+from orchestrator.tasks import STAGES, Task
+
+
+class _Rate(ProgressColumn):
+    """Things done a second."""
+
+    def render(self, task: Bar) -> Text:
+        """Return the rate, empty before there is one."""
+        return Text("" if not task.speed else f"{task.speed:.1f}/s", style="dim")
+
+
+class Story:
+    """Tells what happens, as a context manager; `listen` is the scheduler's listener."""
+
+    def __init__(self, store: Store, console: Console) -> None:
+        """Tell it on a console and in a run folder."""
+        self._console = console
+        self._file: TextIO = store.path("events.jsonl").open("a")
+        self._live = console.is_terminal
+        self._progress = Progress(
+            TextColumn("{task.description:>9}"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=console,
+        )
+        self._bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        """Start the bars."""
+        if self._live:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        """Stop the bars and close the file."""
+        if self._live:
+            self._progress.stop()
+        self._file.close()
+
+    def begin(self, left: Iterable[Task], done: dict[str, int]) -> None:
+        """Say how much of each stage there is, and how much was there before."""
+        totals = dict.fromkeys(STAGES, 0)
+        for task in left:
+            totals[task.stage] += _size(task)
+        self.say("begin", left=totals, found=done)
+        if self._live:
+            for stage, amount in totals.items():
+                found = done.get(stage, 0)
+                note = f"{found} found" if found else ""
+                if amount or found:
+                    self._bars[stage] = self._progress.add_task(
+                        stage, total=amount, note=note, start=False
+                    )
+
+    def listen(self, event: str, task: Task, details: dict[str, object]) -> None:
+        """Tell one event of the scheduler."""
+        bar = self._bars.get(task.stage)
+        if bar is not None:
+            if event == "started":
+                self._progress.start_task(bar)
+                self._progress.update(bar, note=task.label)
+            if event in ("done", "failed", "blocked"):
+                self._progress.advance(bar, _size(task))
+        if event in ("retried", "failed") and self._live:
+            self._progress.console.print(f"[yellow]{event}[/] {task.label}: {details.get('error')}")
+        about: dict[str, object] = {"task": task.name, "stage": task.stage, "label": task.label}
+        if event == "started" and task.cells:
+            about["cells"] = list(task.cells)
+        self.say(event, **about, **details)
+
+    def say(self, event: str, **details: object) -> None:
+        """Write one line of the story."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **details}, default=str)
+        self._file.write(line + "\n")
+        self._file.flush()
+        if not self._live:
+            self._console.file.write(line + "\n")
+            self._console.file.flush()
+
+
+def _size(task: Task) -> int:
+    return max(1, len(task.cells))
+
+
+def console() -> Console:
+    """Return the console that progress is told on: standard error, so that output stays clean."""
+    return Console(file=sys.stderr)

@@ -1,0 +1,143 @@
+"""Resume: what a run folder already answers, and so what is left to do.
+
+Nothing but files is looked at. A task is done when its file is there; a cell is
+done when a committed execution names it. What is left is the difference, found
+by name, so it does not matter who did the rest, when, on how many workers or in
+which order.
+
+Partials are means to an end: they are made again only if something that needs
+them is missing.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from orchestrator import centres, prepare
+from orchestrator.cells import Cell
+from orchestrator.mistakes import Mistake, SpecError
+from orchestrator.names import slug
+from orchestrator.plan import Plan, evaluate_call
+from orchestrator.store import Store
+from orchestrator.tasks import Task
+
+CONSTANTS_PER_CALL = 8
+"""Cells of constant methods evaluated in one call: long enough to hide the scheduler."""
+DONATED_PER_CALL = 16
+"""Cells that share one pass of the donors."""
+_MEANS = ("pilot", "collect", "recount", "merge", "merge_fixed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Left:
+    """What there is and what is left."""
+
+    done: frozenset[str]
+    """Names of tasks that are done."""
+    tasks: tuple[Task, ...]
+    """Tasks to run, evaluations among them."""
+    answered: frozenset[str]
+    """Cells of the plan that are answered."""
+    stale: tuple[str, ...]
+    """Files of results that were made with constants other than those now in the run folder."""
+
+
+def left(plan: Plan, store: Store) -> Left:
+    """Return what of a plan is left to do in a run folder.
+
+    Raises SpecError if the folder holds data of the same name made otherwise.
+    """
+    present = {f for kind in _FOLDERS for f in store.files(kind)}
+    _same_data(plan, store, present)
+    done = {t.name for t in plan.tasks if t.file in present}
+    answered, stale = _answered(plan, store)
+    missing = [c for c in plan.cells.values() if c.name not in answered]
+    needed = _needed(plan, done, missing)
+    tasks = [t for t in plan.tasks if t.name in needed]
+    return Left(
+        done=frozenset(done),
+        tasks=(*tasks, *calls(plan, missing)),
+        answered=frozenset(answered & plan.cells.keys()),
+        stale=stale,
+    )
+
+
+_FOLDERS = ("data", "donors", "selections", "partials", "statistics", "centres")
+
+
+def _same_data(plan: Plan, store: Store, present: Collection[str]) -> None:
+    mistakes = [
+        Mistake(
+            path=f"data.{task.arguments['data_name']}",
+            message=f"{store.root} holds {task.file} made from another recipe (source, split,"
+            " number of sequences, window or masking seed); name the data otherwise or choose"
+            " another folder with --out",
+        )
+        for task in plan.tasks
+        if task.kind == "data" and task.file in present and store.recipe(task.file) != task.name
+    ]
+    if mistakes:
+        raise SpecError(mistakes)
+
+
+def _needed(plan: Plan, done: Collection[str], missing: Iterable[Cell]) -> set[str]:
+    """Return the names of tasks to run: what is missing, and what that is made from."""
+    by_name = {t.name: t for t in plan.tasks}
+    wanted = [t.name for t in plan.tasks if t.kind not in _MEANS]
+    wanted += [name for cell in missing for name in cell.after]
+    needed: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in needed and name not in done:
+            needed.add(name)
+            wanted += by_name[name].after
+    return needed
+
+
+def _answered(plan: Plan, store: Store) -> tuple[set[str], tuple[str, ...]]:
+    """Return the cells that are answered, and the files whose constants have changed since."""
+    answered: set[str] = set()
+    stale: list[str] = []
+    digests: dict[str, str] = {}
+    for model in plan.models.values():
+        for file in store.files(f"executions/{slug(model.name)}"):
+            table = store.table(file, ["cell", "statistics_digest"]).to_pydict()
+            pairs = list(zip(table["cell"], table["statistics_digest"], strict=True))
+            if all(_fresh(plan, store, digests, *pair) for pair in pairs):
+                answered.update(table["cell"])
+            else:
+                stale.append(file)
+    return answered, tuple(stale)
+
+
+def _fresh(plan: Plan, store: Store, digests: dict[str, str], cell: str, recorded: str) -> bool:
+    known = plan.cells.get(cell)
+    if known is None:
+        return True
+    file = known.arguments.get("centres") or known.arguments.get("donors")
+    if file is None or not store.exists(str(file)):
+        return True  # made again from the same names, it will be compared next time
+    key = str(file)
+    if key not in digests:
+        table = store.table(key)
+        donated = "donors" in known.arguments
+        digests[key] = prepare.donors_digest(table) if donated else centres.digest(table)
+    return digests[key] == recorded
+
+
+def calls(plan: Plan, cells: Iterable[Cell]) -> list[Task]:
+    """Return the calls that answer these cells: of one model each, donated ones together."""
+    groups: dict[tuple[str, bool], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.model, cell.donated), []).append(cell)
+    made = []
+    for (_, donated), group in groups.items():
+        size = DONATED_PER_CALL if donated else CONSTANTS_PER_CALL
+        made += [evaluate_call(plan, group[i : i + size]) for i in range(0, len(group), size)]
+    return made
+
+
+def split(plan: Plan, task: Task) -> Sequence[Task]:
+    """Return a call of many cells as calls of one; any other task as it is."""
+    if len(task.cells) < 2:
+        return [task]
+    return [evaluate_call(plan, [plan.cells[name]]) for name in task.cells]

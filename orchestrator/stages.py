@@ -1,0 +1,27 @@
+"""Stages: which function does a task that needs no model.
+
+Tasks on a model are the host's; the rest, by kind, are here. They read and
+write the run folder and import no torch, so they run in any process.
+"""
+
+from collections.abc import Callable, Mapping
+
+from orchestrator import prepare, reduce
+from orchestrator.centres import centres
+from orchestrator.store import Store
+from orchestrator.tasks import Task
+
+KINDS: Mapping[str, Callable[[Task, Store], dict[str, object]]] = {
+    "data": prepare.data,
+    "donors": prepare.donors,
+    "selection": prepare.selection,
+    "merge": reduce.merge,
+    "merge_fixed": reduce.merge_fixed,
+    "statistics": reduce.statistics,
+    "centres": centres,
+}
+
+
+def do(task: Task, store: Store) -> dict[str, object]:
+    """Do a task, commit its file, return a summary of it."""
+    return KINDS[task.kind](task, store)

@@ -1,0 +1,115 @@
+"""Status: where a run stands, from its files alone.
+
+Right at any moment and from any machine that sees the folder: nothing is asked
+of the process that runs the sweep, and nothing is believed that is not a file.
+What is under way is the one thing files cannot prove; it is read from the story
+(`events.jsonl`) while a driver holds the folder's lock.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.lock import holder
+from orchestrator.store import Store, StoreError
+from orchestrator.tasks import STAGES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageStatus:
+    """How far one stage is, in tasks; for `evaluate`, in cells."""
+
+    stage: str
+    done: int
+    running: int
+    missing: int
+    """Neither done, running nor failed."""
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """Where a run stands."""
+
+    run: str
+    driver: int | None
+    """Process that works on it now, None if none does on this machine."""
+    stages: tuple[StageStatus, ...]
+    failures: tuple[str, ...]
+    """One line each: what failed and why."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything is done."""
+        return all(s.done and not (s.running or s.missing or s.failed) for s in self.stages)
+
+
+def status(run: str | Path) -> Status:
+    """Return where the run in a folder stands.
+
+    Raises StoreError if there is no run in it.
+    """
+    root = Path(run)
+    if not (root / "plan.parquet").is_file():
+        raise StoreError(f"{root} holds no run (no plan.parquet); give a folder made by `run`")
+    store = Store(root.absolute())
+    plan = store.table("plan.parquet").to_pylist()
+    files = {f for kind in _FOLDERS for f in store.files(kind)}
+    cells = {
+        cell
+        for file in store.files("executions")
+        for cell in store.table(file, ["cell"]).column("cell").to_pylist()
+    }
+    failures = [store.read_json(f) for f in store.files("failures", ".json")]
+    failed = {str(f["task"]) for f in failures} | {
+        c for f in failures for c in _list(f.get("cells"))
+    }
+    driver = holder(store)
+    running = _running(store) if driver is not None else set()
+    stages = []
+    for stage in STAGES:
+        rows = [r for r in plan if r["stage"] == stage]
+        names = {r["name"] for r in rows}
+        done = {r["name"] for r in rows if r["file"] in files} | (names & cells)
+        here, wrong = (names & running) - done, (names & failed) - done
+        stages.append(
+            StageStatus(
+                stage=stage,
+                done=len(done),
+                running=len(here),
+                failed=len(wrong - here),
+                missing=len(names - done - here - wrong),
+            )
+        )
+    return Status(
+        run=str(root),
+        driver=driver,
+        stages=tuple(stages),
+        failures=tuple(f"{f['label']}: {f['error']}" for f in failures),
+    )
+
+
+_FOLDERS = ("data", "donors", "selections", "partials", "statistics", "centres")
+
+
+def _list(value: object) -> list[str]:
+    return [str(v) for v in value] if isinstance(value, list) else []
+
+
+def _running(store: Store) -> set[str]:
+    """Return the tasks and cells that the story says were started and not ended since."""
+    open_tasks: dict[str, list[str]] = {}
+    with store.path("events.jsonl").open() as lines:
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:  # a last line that is being written
+                continue
+            match event.get("event"):
+                case "begin":
+                    open_tasks.clear()
+                case "started":
+                    open_tasks[event["task"]] = [event["task"], *_list(event.get("cells"))]
+                case "done" | "failed" | "retried" | "blocked":
+                    open_tasks.pop(event.get("task"), None)
+    return {name for names in open_tasks.values() for name in names}

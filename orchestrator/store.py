@@ -1,0 +1,169 @@
+"""The store: a run folder, and the one way anything gets into it.
+
+Done is a fact on disk. A file is committed whole or not at all, and never over
+another: it is written beside its place under a name of its own, flushed, then
+linked to its name, which fails if the name is taken. So a process may be killed
+at any moment, two may do the same work at once, and a reader never meets half a
+file. What a file says is recorded in its name or its recipe, so deleting it is
+how to have it made again.
+
+Folders are local for now. Object stores need another commit (a conditional
+put) and are refused by name rather than half supported.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.tables import SCHEMAS
+
+RECIPE = b"peaksweep.recipe"
+"""Key of the Parquet metadata that holds the name of the work that made a file."""
+
+
+class StoreError(OSError):
+    """The run folder cannot be used: not a folder, not writable, or full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A run folder."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, where: str | Path) -> "Store":
+        """Return the store at a local folder, made if it is not there.
+
+        Raises StoreError if it cannot be made or written, or is not local.
+        """
+        text = str(where).removeprefix("file://")
+        if "://" in text:
+            raise StoreError(
+                f"found the run folder {where}, expected a local folder: object stores are designed"
+                " but not built yet; give a folder that all nodes share"
+            )
+        root = Path(text).absolute()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            probe = root / f".probe-{uuid.uuid4().hex}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(
+                f"the run folder {root} cannot be written ({error.strerror}); choose another with"
+                " --out"
+            ) from error
+        return cls(root)
+
+    def path(self, file: str) -> Path:
+        """Return the absolute path of a file of the run."""
+        return self.root / file
+
+    def exists(self, file: str) -> bool:
+        """Whether a file has been committed."""
+        return self.path(file).exists()
+
+    def commit(self, file: str, content: bytes) -> bool:
+        """Commit a file unless it is there; return whether this call did it.
+
+        Raises StoreError if the disk is full or the folder read-only.
+        """
+        place = self.path(file)
+        beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("xb") as out:
+                out.write(content)
+                out.flush()
+                os.fsync(out.fileno())
+            try:
+                os.link(beside, place)
+            except FileExistsError:
+                return False
+            return True
+        except OSError as error:
+            raise StoreError(f"{place} cannot be written: {error.strerror}") from error
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def replace(self, file: str, content: bytes) -> None:
+        """Write a file over an older one in one step: for what is derived from others."""
+        place = self.path(file)
+        beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_bytes(content)
+            beside.replace(place)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise StoreError(f"{place} cannot be written: {error.strerror}") from error
+
+    def delete(self, file: str) -> None:
+        """Forget a file, so that it is made again."""
+        self.path(file).unlink(missing_ok=True)
+
+    def files(self, folder: str, ending: str = ".parquet") -> list[str]:
+        """Return the committed files under a folder of the run, sorted."""
+        found = (p for p in self.path(folder).rglob(f"*{ending}") if not p.name.startswith("."))
+        return sorted(p.relative_to(self.root).as_posix() for p in found)
+
+    def table(self, file: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a Parquet file of the run as an Arrow table."""
+        return pq.ParquetFile(self.path(file)).read(columns=columns)
+
+    def recipe(self, file: str) -> str:
+        """Return the name of the work that made a Parquet file."""
+        metadata = pq.read_schema(self.path(file)).metadata or {}
+        return str(metadata.get(RECIPE, b"").decode())
+
+    def read_json(self, file: str) -> dict[str, object]:
+        """Return a JSON file of the run; empty if it is not there."""
+        path = self.path(file)
+        if not path.exists():
+            return {}
+        content = json.loads(path.read_text())
+        return content if isinstance(content, dict) else {}
+
+
+def rows(kind: str, columns: Mapping[str, object], length: int) -> pa.Table:
+    """Return a table of this kind (`orchestrator.tables`) from columns.
+
+    A column is a sequence of `length` values, an Arrow array, or one value for
+    all rows; columns that are left out are null. Raises KeyError for a column
+    that the table does not have.
+    """
+    schema = SCHEMAS[kind]
+    unknown = set(columns) - set(schema.names)
+    if unknown:
+        raise KeyError(f"table {kind!r} has no columns {sorted(unknown)}")
+    return pa.table(list(_arrays(schema, columns, length)), schema=schema)
+
+
+def _arrays(
+    schema: pa.Schema, columns: Mapping[str, object], length: int
+) -> Iterator[pa.Array | pa.ChunkedArray]:
+    for field in schema:
+        value = columns.get(field.name)
+        if value is None:
+            yield pa.nulls(length, field.type)
+        elif isinstance(value, (str, int, float, bool)):
+            yield pa.repeat(pa.scalar(value, field.type), length)
+        elif isinstance(value, (pa.Array, pa.ChunkedArray)):
+            yield value.cast(field.type)
+        else:
+            yield pa.array(value, field.type)
+
+
+def parquet(table: pa.Table, recipe: str = "") -> bytes:
+    """Return a table as the bytes of a Parquet file that records its recipe's name."""
+    metadata = {**(table.schema.metadata or {}), RECIPE: recipe.encode()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())

@@ -1,0 +1,209 @@
+"""The sweep: the whole story, from a file to tables with error bars.
+
+    spec ─► plan ─► budget ─► what is left ─► scheduler on a pool ─► aggregate ─► report
+
+Everything before the pool is arithmetic and refuses what cannot be; everything
+after it reads the run folder alone, so it can be done again at any time.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import yaml
+from rich.console import Console
+
+from orchestrator import budget, place, provenance, ray_pool, resume, specfile
+from orchestrator import plan as planning
+from orchestrator.lock import locked
+from orchestrator.mistakes import Mistake, SpecError
+from orchestrator.names import slug
+from orchestrator.plan import Plan
+from orchestrator.pool import Pool
+from orchestrator.progress import Story, console
+from orchestrator.report import report
+from orchestrator.results import aggregated
+from orchestrator.scheduler import Scheduler
+from orchestrator.spec import parse, resolved
+from orchestrator.store import Store, parquet, rows
+from orchestrator.tables import SCHEMAS
+from orchestrator.tasks import Failure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a sweep ended."""
+
+    run: Path
+    page: Path
+    failures: tuple[Failure, ...]
+    computed: int
+    """Cells answered now."""
+    found: int
+    """Cells that were answered before."""
+
+
+def plan(file: str | Path, *, device: str = "cpu") -> Plan:
+    """Return the plan of a sweep file; changes nothing.
+
+    Raises SpecError with every mistake: of the file, of its models and of its sources.
+    """
+    path = Path(file).absolute()
+    plain = specfile.raw(path)
+    try:
+        spec = parse(plain)
+    except SpecError as error:
+        # What can be looked at all the same is, so that one look shows every mistake.
+        raise SpecError([*error.mistakes, *planning.glance(plain, path.parent)]) from None
+    chosen = spec.cluster.device if spec.cluster.device != "auto" else device
+    return planning.make(spec, base=path.parent, device=chosen)
+
+
+def run(
+    file: str | Path,
+    *,
+    out: str | Path | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+    only: str | None = None,
+    local: bool = False,
+    told: Console | None = None,
+) -> Outcome:
+    """Run a sweep, or what is left of it, and return how it ended.
+
+    `out` is the run folder (`runs/<name>` when None), `address` a Ray cluster
+    (one started here when None), `only` an SQL condition on the cells table, and
+    `local` runs in this process without Ray. Raises SpecError, StoreError and
+    PoolError; a task that fails raises nothing: it is in the outcome.
+    """
+    made = plan(file)
+    store = Store.open(place.run_folder(out, made.spec.name))
+    with ExitStack() as stack:
+        stack.enter_context(locked(store))
+        left = _left(made, store, only)
+        failures: list[Failure] = []
+        story = stack.enter_context(Story(store, told or console()))
+        story.begin(left.tasks, _found(made, left))
+        if left.tasks:
+            pool, made = stack.enter_context(_pool(file, made, store, address, workers, local))
+            left = _left(made, store, only)
+            _write_plan(made, store)
+            failures = _schedule(made, left, store, pool, story)
+        for stale in left.stale:
+            story.say("stale", file=stale)
+        aggregated(store, made.spec.contrasts)
+        page = report(store.root)
+        story.say("end", failures=len(failures))
+    lost = {cell for f in failures for cell in f.cells}
+    asked = {cell for task in left.tasks for cell in task.cells}
+    return Outcome(
+        run=store.root,
+        page=page,
+        failures=tuple(failures),
+        computed=len(asked - lost),
+        found=len(left.answered),
+    )
+
+
+def _left(made: Plan, store: Store, only: str | None) -> resume.Left:
+    for stale in resume.left(made, store).stale:
+        store.delete(stale)
+        store.delete(stale.replace("executions/", "results/", 1))
+    chosen = made if only is None else _only(made, only)
+    return resume.left(chosen, store)
+
+
+def _only(made: Plan, condition: str) -> Plan:
+    table = pl.DataFrame(list(made.rows))
+    try:
+        kept = pl.SQLContext(cells=table).execute(
+            f"SELECT DISTINCT cell FROM cells WHERE {condition}", eager=True
+        )
+    except (pl.exceptions.PolarsError, ValueError) as error:
+        columns = ", ".join(SCHEMAS["cells"].names)
+        message = f"{condition!r} is not a condition on the cells ({error}). Columns: {columns}"
+        raise SpecError([Mistake(path="--only", message=message)]) from None
+    if kept.is_empty():
+        raise SpecError([Mistake(path="--only", message=f"no cell has {condition}")])
+    wanted = set(kept["cell"])
+    return planning.with_cells(made, {n: c for n, c in made.cells.items() if n in wanted})
+
+
+def _found(made: Plan, left: resume.Left) -> dict[str, int]:
+    found = dict.fromkeys(("prepare", "collect", "reduce"), 0)
+    for task in made.tasks:
+        found[task.stage] = found.get(task.stage, 0) + (task.name in left.done)
+    return {**found, "evaluate": len(left.answered)}
+
+
+@contextmanager
+def _pool(
+    file: str | Path,
+    made: Plan,
+    store: Store,
+    address: str | None,
+    workers: int | None,
+    local: bool,
+) -> Iterator[tuple[Pool, Plan]]:
+    """Yield a pool, and the plan for the device that the cluster has."""
+    if local:
+        from orchestrator.local_pool import LocalPool  # torch: seconds that Ray's driver spares
+
+        yield LocalPool(store), made
+        return
+    with ray_pool.connected(address):
+        cluster = ray_pool.cluster()
+        if made.spec.cluster.device == "auto" and cluster.get("GPU", 0) >= 1:
+            made = plan(file, device="cuda")
+        count = budget.workers(made, cluster, asked=workers)
+        spare = max(2, int(cluster.get("CPU", 1)))
+        pool = ray_pool.RayPool(store, workers=count, spare=spare, demand=budget.demand(made))
+        try:
+            yield pool, made
+        finally:
+            pool.close()
+
+
+def _schedule(
+    made: Plan, left: resume.Left, store: Store, pool: Pool, story: Story
+) -> list[Failure]:
+    for file in store.files("failures", ".json"):
+        store.delete(file)  # what failed before is tried again
+    scheduler = Scheduler(
+        left.tasks,
+        left.done,
+        pool,
+        split=lambda task: resume.split(made, task),
+        listen=story.listen,
+        ready_seconds=made.spec.cluster.ready_seconds,
+    )
+    failures = scheduler.run()
+    for failure in failures:
+        content = json.dumps(asdict(failure), indent=2).encode()
+        store.replace(f"failures/{failure.task}.json", content)
+    return failures
+
+
+def _write_plan(made: Plan, store: Store) -> None:
+    """Write what the run folder says about itself."""
+    spec = yaml.safe_dump(resolved(made.spec), sort_keys=False, allow_unicode=True)
+    store.replace("sweep.yaml", spec.encode())
+    store.replace("provenance.json", json.dumps(provenance.gather(made), indent=2).encode())
+    table = rows("cells", {c: [r[c] for r in made.rows] for c in made.rows[0]}, len(made.rows))
+    store.replace("cells.parquet", parquet(table))
+    store.replace("plan.parquet", parquet(_plan_table(made)))
+
+
+def _plan_table(made: Plan) -> pa.Table:
+    """Return one row per task; a cell is a task whose file is any part of its model's."""
+    tasks = [(t.name, t.stage, t.kind, t.label, t.arguments["model"], t.file) for t in made.tasks]
+    tasks += [
+        (c.name, "evaluate", "cell", c.label, c.model, f"executions/{slug(c.model)}")
+        for c in made.cells.values()
+    ]
+    names = SCHEMAS["plan"].names
+    return rows("plan", dict(zip(names, zip(*tasks, strict=True), strict=True)), len(tasks))

@@ -1,0 +1,168 @@
+"""Tables: the columns of every Parquet file in a run folder.
+
+These schemas are the public face of a run: people query them with Polars,
+DuckDB or pandas without any code of ours, so a column keeps its name, type and
+unit. Counts are int64, sums and statistics float64, losses are in nats, shares
+between 0 and 1, widths and centres in the units of the activations.
+"""
+
+import pyarrow as pa
+
+_text = pa.string()
+_int = pa.int64()
+_float = pa.float64()
+_ints = pa.list_(pa.int32())
+_floats = pa.list_(pa.float64())
+
+_CELL = [
+    ("model", _text),
+    ("modality", _text),
+    ("data", _text),
+    ("dtype", _text),
+    ("site", _text),
+    ("unit", _text),
+    ("layers", _text),
+    ("method", _text),
+    ("parameters", _text),  # canonical JSON
+    ("selection", _text),
+    ("fraction", _float),
+    ("seed", _int),
+    ("donor_seed", _int),
+    ("noise_seed", _int),
+    ("masking_seed", _int),
+    ("units_held", _int),
+    ("units_total", _int),
+    ("cell", _text),
+]
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "plan": pa.schema(
+        [
+            ("name", _text),
+            ("stage", _text),
+            ("kind", _text),
+            ("label", _text),
+            ("model", _text),
+            ("file", _text),
+        ]
+    ),
+    "text": pa.schema(
+        [
+            ("model", _text),
+            ("data", _text),
+            ("role", _text),  # collect | evaluate
+            ("document", _text),
+            ("sequence", _int),
+            ("bytes", _int),  # UTF-8 bytes of the window's text
+            ("input", _ints),
+            ("target", _ints),  # -100 where not scored
+            ("kind", pa.list_(_text)),  # per scored position, masked models alone
+        ]
+    ),
+    "images": pa.schema(
+        [
+            ("model", _text),
+            ("data", _text),
+            ("role", _text),
+            ("document", _text),
+            ("sequence", _int),
+            ("image", pa.list_(pa.uint8())),
+            ("shape", _ints),  # H, W, C
+            ("target", _int),
+        ]
+    ),
+    "donors": pa.schema(
+        [
+            ("model", _text),
+            ("data", _text),
+            ("source", _text),
+            ("seed", _int),
+            ("sequence", _int),
+            ("donor", _int),
+            ("input", _ints),  # what is fed, where it is not the donor's own input
+        ]
+    ),
+    "selections": pa.schema(
+        [
+            ("model", _text),
+            ("data", _text),
+            ("site", _text),
+            ("unit", _text),
+            ("selection", _text),
+            ("parameters", _text),
+            ("seed", _int),
+            ("layer", _int),
+            ("order", _ints),
+        ]
+    ),
+    "statistics": pa.schema(
+        [
+            ("model", _text),
+            ("data", _text),
+            ("dtype", _text),
+            ("site", _text),
+            ("stratum", _text),
+            ("layer", _int),
+            ("head", _int),
+            ("neuron", _int),
+            *((c, _int) for c in ("count", "zeros", "below", "above", "nan", "pos_inf", "neg_inf")),
+            *((c, _float) for c in ("mean", "std", "rms", "abs_mean", "positive", "min", "max")),
+            *((c, _float) for c in ("skewness", "kurtosis")),
+            *((c, _float) for c in ("median", "median_low", "median_high", "mean_low")),
+            *((c, _float) for c in ("mean_high", "peak", "peak_low", "peak_high")),
+            *((c, _float) for c in ("peak_05", "peak_10", "peak_20")),
+            ("peak_stable", pa.bool_()),
+            ("first_position", _float),
+            ("cell", _text),
+            ("bandwidth", _float),
+            ("mode_values", _floats),
+            ("mode_weights", _floats),
+            ("bin_width", _float),
+            ("bin_start", _float),
+            ("counts", pa.list_(pa.int64())),
+        ]
+    ),
+    "centres": pa.schema(
+        [
+            ("model", _text),
+            ("data", _text),
+            ("site", _text),
+            ("layer", _int),
+            ("neuron", _int),
+            ("method", _text),
+            ("parameters", _text),
+            ("cell", _text),
+            ("value", _float),
+        ]
+    ),
+    "cells": pa.schema(_CELL),
+    "results": pa.schema(
+        [
+            ("cell", _text),
+            ("document", _text),
+            ("sequence", _int),
+            ("tokens", _int),
+            ("top1", _int),
+            ("top10", _int),
+            ("loss", _float),
+            ("kl", _float),
+            ("tokens_rare", _int),
+            ("top1_rare", _int),
+            ("nan", _int),
+        ]
+    ),
+    "executions": pa.schema(
+        [
+            ("cell", _text),
+            ("told", _int),
+            ("held", _int),
+            ("seconds", _float),
+            ("worker", _text),
+            ("device", _text),
+            ("threads", _int),
+            ("versions", _text),  # canonical JSON
+            ("statistics_digest", _text),  # of the constants or donors really used
+            ("hostname_hash", _text),
+        ]
+    ),
+}

@@ -1,0 +1,58 @@
+"""Tasks: the unit of work, of retrying and of being done.
+
+A task is a small value that says everything a process needs to do it: which
+kind of work, on which model if any, and the files it reads and writes inside
+the run folder. It is done when its file exists. Tasks name the tasks they come
+after, so a plan is a graph and the scheduler needs no notion of stages; the
+stage is for people.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from workers.messages import ModelRef
+
+Stage = Literal["prepare", "collect", "reduce", "evaluate"]
+STAGES: tuple[Stage, ...] = ("prepare", "collect", "reduce", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One piece of work, named by its recipe."""
+
+    name: str
+    stage: Stage
+    kind: str
+    """Which function does it: a key of `orchestrator.stages`."""
+    label: str
+    """What people read, for example `zoo:opt counts of shard 3`."""
+    file: str
+    """Where its answer is committed, relative to the run folder."""
+    model: ModelRef | None
+    """The model that must be loaded where it runs; None when any process will do."""
+    after: tuple[str, ...] = ()
+    """Names of the tasks whose files it reads."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-like arguments of its kind, written by `orchestrator.graph` and read by one function."""
+    cells: tuple[str, ...] = ()
+    """Cells that it answers; only for `evaluate`."""
+    cost: float = 1.0
+    """Rough work, in forward passes of one batch; only ratios matter."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """A task that could not be done, as a value."""
+
+    task: str
+    label: str
+    stage: str
+    error: str
+    """Last line of the traceback."""
+    traceback: str
+    attempts: int
+    cells: tuple[str, ...] = ()
+    """Cells that stay without an answer because of it."""
+    blocked: int = 0
+    """Tasks that were not tried because they come after it."""
