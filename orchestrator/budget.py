@@ -125,8 +125,8 @@ def workers(plan: Plan, cluster: Mapping[str, float], *, asked: int | None = Non
     units = int(cluster.get(kind, 0))
     if units < 1:
         raise PoolError(
-            f"the plan asks for `cluster.device: {plan.spec.cluster.device}`, and the cluster has no {kind};"
-            f" it has {_spelled(cluster)}"
+            f"the plan asks for `cluster.device: {plan.spec.cluster.device}`, and the cluster has"
+            f" no {kind}; it has {_spelled(cluster)}"
         )
     fitting = units
     if not cuda:

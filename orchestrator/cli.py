@@ -78,12 +78,12 @@ def run(
 
     ended = sweep.run(spec, out=where, address=address, workers=workers, only=only, local=local)
     store = Store(ended.run)
-    summary = results.table(store, "summary").collect()
-    for part in printing.summary_tables(summary, results.table(store, "curves").collect()):
+    tables = [results.table(store, kind).collect() for kind in ("cells", "summary", "curves")]
+    for part in printing.summary_tables(*tables):
         out.print(part)
     out.print("\nIntervals are 95 % and pointwise; they cover documents and masks.")
     for line in printing.contrast_lines(results.table(store, "contrasts").collect()):
-        out.print(line, highlight=False)
+        out.print(line, highlight=False, soft_wrap=True)
     for note in results.notes(store):
         out.print(f"[yellow]note[/] {note}")
     out.print(

@@ -37,9 +37,8 @@ class Builder:
         self.spec, self.ref, self.data, self.base, self.digest = spec, ref, data, base, digest
         self.slug = slug(ref.name)
         self.tasks: list[Task] = []
-        # Forward passes over one batch are the unit of cost.
-        asked = spec.data[data].collect.sequences or 256
-        self.batches = max(1.0, asked * ref.facts.window / spec.evaluation.batch_tokens)
+        collected = spec.data[data].collect.sequences or 256
+        self.pass_cost = float(ref.facts.parameters * collected * ref.facts.window)
 
     def build(self) -> Inputs:
         """Add every task of the model but its evaluations; return what its cells need."""
@@ -196,7 +195,7 @@ class Builder:
             after=[data[0]],
             folder="partials",
             on_model=True,
-            cost=self.batches / 4,
+            cost=self.pass_cost,
         )
         parts = [
             self._add(
@@ -208,7 +207,7 @@ class Builder:
                 after=[data[0], pilot[0]],
                 folder="partials",
                 on_model=True,
-                cost=self.batches / statistics.shards,
+                cost=self.pass_cost / statistics.shards,
             )
             for shard in range(statistics.shards)
         ]
@@ -227,7 +226,7 @@ class Builder:
                 after=[data[0], counts[0]],
                 folder="partials",
                 on_model=True,
-                cost=self.batches / statistics.shards,
+                cost=self.pass_cost / statistics.shards,
             )
             for shard in range(statistics.shards)
         ]

@@ -61,6 +61,15 @@ def make(spec: Spec, *, base: Path, device: str) -> Plan:
         for ref in refs.values()
         if spec.evaluation.batch_tokens < ref.facts.window
     ]
+    mistakes += [
+        Mistake(
+            path="statistics.bins",
+            message=f"{spec.statistics.bins} bins are finer than {ref.dtype} can tell apart"
+            f" ({ref.name}); use 256 at most, or float32",
+        )
+        for ref in refs.values()
+        if ref.dtype == "bfloat16" and spec.statistics.bins > 256
+    ]
     if mistakes:
         raise SpecError(mistakes)
     tasks: list[Task] = []
@@ -217,6 +226,7 @@ def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:
     after = dict.fromkeys(n for c in cells for n in c.after)
     data = next(t for t in plan.tasks if t.kind == "data" and t.arguments["model"] == ref.name)
     evaluation = plan.spec.evaluation
+    evaluated = plan.spec.data[data.arguments["data_name"]].evaluate.sequences or 64
     return Task(
         name=made,
         stage="evaluate",
@@ -234,7 +244,7 @@ def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:
             "cells": {c.name: dict(c.arguments) for c in cells},
         },
         cells=tuple(names),
-        cost=float(len(cells)),
+        cost=float(len(cells) * ref.facts.parameters * evaluated * ref.facts.window),
     )
 
 

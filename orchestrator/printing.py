@@ -3,7 +3,7 @@
 Every interval is named for what it covers, and no number stands with a bare ±.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 from rich.console import Console
@@ -55,6 +55,11 @@ def plan_table(console: Console, made: Plan, needs: Budget) -> None:
     )
 
 
+def counted(count: int, what: str) -> str:
+    """Return `1 mask`, `2 masks`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def size(count: int) -> str:
     """Return bytes as people read them."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
@@ -86,44 +91,54 @@ def status_table(found: Status) -> Table:
     return table
 
 
-def summary_tables(summary: pl.DataFrame, curves: pl.DataFrame) -> Iterator[Table | str]:
-    """Yield one table per model: the baseline, then Top-1 and CE per method at some held shares."""
-    for (model, data), rows in summary.group_by("model", "data", maintain_order=True):
-        base = rows.filter(pl.col("units_held") == 0).row(0, named=True)
+def summary_tables(
+    cells: pl.DataFrame, summary: pl.DataFrame, curves: pl.DataFrame
+) -> Iterator[Table | str]:
+    """Yield per model the baseline, then Top-1 and CE per method at some held shares.
+
+    Models and methods come in the order of the sweep file; each table fits 80 columns.
+    """
+    kinds = cells.select("method", "parameters").unique(maintain_order=True)
+    labels = method_label(kinds)["label"].to_list()
+    models = cells["model"].unique(maintain_order=True)
+    for model in models:
+        rows = summary.filter((pl.col("model") == model) & (pl.col("units_held") == 0))
+        if rows.is_empty():
+            yield f"\n[bold]{model}[/]: its baseline is not answered"
+            continue
+        base = rows.row(0, named=True)
         yield (
-            f"\n[bold]{model}[/] on {data}, unablated: Top-1 {base['top1']:.1%}"
-            f" (s.e. {base['top1_se']:.1%} over {base['documents']} documents),"
-            f" CE {base['ce']:.3f} nats (s.e. {base['ce_se']:.3f})"
+            f"\n[bold]{model}[/] on {base['data']}, unablated: Top-1 {base['top1']:.1%}"
+            f" (s.e. {base['top1_se']:.1%}), CE {base['ce']:.3f} nats (s.e. {base['ce_se']:.3f}),"
+            f" standard errors over {base['documents']} documents"
         )
-        here = curves.filter((pl.col("model") == model) & (pl.col("data") == data))
-        here = method_label(here)
-        shares = [s for s in here["held_share"].unique().sort() if _shown(s)]
-        table = Table(box=None, pad_edge=False)
-        table.add_column("method")
-        for share in shares:
-            table.add_column(f"Top-1 at {share:.0%}", justify="right")
-            table.add_column(f"CE at {share:.0%}", justify="right")
-        for label in here["label"].unique(maintain_order=True):
-            of = here.filter(pl.col("label") == label)
-            table.add_row(label, *(t for s in shares for t in _levels(of, s)))
-        yield table
+        here = method_label(curves.filter(pl.col("model") == model))
+        for metric, title, form in (("top1", "Top-1", "{:.1%}"), ("ce", "CE, nats", "{:.3f}")):
+            yield _levels(here.filter(pl.col("metric") == metric), labels, title, form)
+
+
+def _levels(rows: pl.DataFrame, labels: Sequence[str], title: str, form: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title)
+    shares = [s for s in rows["held_share"].unique().sort() if _shown(s)]
+    for share in shares:
+        table.add_column(f"{share:.0%} held", justify="right", no_wrap=True)
+    for label in labels:
+        found = {r["held_share"]: r for r in rows.iter_rows(named=True) if r["label"] == label}
+        table.add_row(label, *(_level(found.get(share), form) for share in shares))
+    return table
+
+
+def _level(row: Mapping[str, float | None] | None, form: str) -> str:
+    if row is None or row["mean"] is None:
+        return "not yet"
+    if row["low"] is None:
+        return form.format(row["mean"])
+    return f"{form.format(row['mean'])} [{form.format(row['low'])}, {form.format(row['high'])}]"
 
 
 def _shown(share: float) -> bool:
     return any(abs(share - s) < 0.01 for s in SHARES)
-
-
-def _levels(rows: pl.DataFrame, share: float) -> Sequence[str]:
-    texts = []
-    for metric, form in (("top1", "{:.1%}"), ("ce", "{:.3f}")):
-        row = rows.filter((pl.col("metric") == metric) & (pl.col("held_share") == share))
-        if row.is_empty():
-            texts.append("not yet")
-            continue
-        mean, low, high = row.select("mean", "low", "high").row(0)
-        interval = "" if low is None else f" [{form.format(low)}, {form.format(high)}]"
-        texts.append(form.format(mean) + interval)
-    return texts
 
 
 def contrast_lines(contrasts: pl.DataFrame) -> Iterator[str]:
@@ -137,5 +152,5 @@ def contrast_lines(contrasts: pl.DataFrame) -> Iterator[str]:
         yield (
             f"{row['model']}: CE of {row['a']} minus {row['b']}, {where}: {row['estimate']:+.4f}"
             f" [{row['low']:+.4f}, {row['high']:+.4f}] over {row['documents']} documents and"
-            f" {row['masks']} masks"
+            f" {counted(row['masks'], 'mask')}"
         )

@@ -11,6 +11,8 @@ address, the cluster that is there is used.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -65,21 +67,24 @@ def connected(address: str | None) -> Iterator[None]:
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    handler = signal.getsignal(signal.SIGTERM)
     if address is None:
-        _loopback_alone()
+        listen_on_loopback()
         ray.init(include_dashboard=False, configure_logging=False, log_to_driver=False)
     else:
         try:
             ray.init(address=address, configure_logging=False, log_to_driver=False)
         except (ConnectionError, RayError, RuntimeError, ValueError) as error:
             raise PoolError(f"no Ray cluster answers at {address}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, with another exit code
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _loopback_alone() -> None:
+def listen_on_loopback() -> None:
     """Have the cluster that is started next listen on 127.0.0.1 and nowhere else.
 
     Ray listens on every interface, whatever address it is given; the switch that
@@ -171,6 +176,10 @@ class RayPool:
         if actor is not None:
             ray.kill(actor)
         self._pending = {r: (w, t) for r, (w, t) in self._pending.items() if w != worker}
+
+    def sees(self, worker: int) -> dict[str, str | None]:
+        """Return the process, devices and threads of a worker, as its environment says."""
+        return dict(ray.get(self._actors[worker].sees.remote()))
 
     def close(self) -> None:
         """Kill every actor."""

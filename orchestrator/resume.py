@@ -39,13 +39,18 @@ class Left:
     """Cells of the plan that are answered."""
     stale: tuple[str, ...]
     """Files of results that were made with constants other than those now in the run folder."""
+    broken: tuple[str, ...]
+    """Files that were cut short; they have been deleted, and are made again."""
 
 
 def left(plan: Plan, store: Store) -> Left:
-    """Return what of a plan is left to do in a run folder.
+    """Return what of a plan is left to do in a run folder; files cut short are deleted.
 
     Raises SpecError if the folder holds data of the same name made otherwise.
     """
+    broken = [f for kind in (*_FOLDERS, *_PARTS) for f in store.files(kind) if not store.whole(f)]
+    for file in broken:
+        store.delete(file)
     present = {f for kind in _FOLDERS for f in store.files(kind)}
     _same_data(plan, store, present)
     done = {t.name for t in plan.tasks if t.file in present}
@@ -58,10 +63,12 @@ def left(plan: Plan, store: Store) -> Left:
         tasks=(*tasks, *calls(plan, missing)),
         answered=frozenset(answered & plan.cells.keys()),
         stale=stale,
+        broken=tuple(broken),
     )
 
 
 _FOLDERS = ("data", "donors", "selections", "partials", "statistics", "centres")
+_PARTS = ("results", "executions")
 
 
 def _same_data(plan: Plan, store: Store, present: Collection[str]) -> None:
@@ -100,6 +107,9 @@ def _answered(plan: Plan, store: Store) -> tuple[set[str], tuple[str, ...]]:
     digests: dict[str, str] = {}
     for model in plan.models.values():
         for file in store.files(f"executions/{slug(model.name)}"):
+            if not store.exists(file.replace("executions/", "results/", 1)):
+                stale.append(file)  # its results are gone
+                continue
             table = store.table(file, ["cell", "statistics_digest"]).to_pydict()
             pairs = list(zip(table["cell"], table["statistics_digest"], strict=True))
             if all(_fresh(plan, store, digests, *pair) for pair in pairs):

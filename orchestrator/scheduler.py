@@ -15,12 +15,13 @@ times. What depends on a failed task is not tried.
 Nothing here is remembered: what is done is what the run folder holds.
 """
 
-import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.pool import Done, Event, Lost, Pool, PoolError, Raised, Ready
+from orchestrator.roster import NOTHING, Roster, Worker
 from orchestrator.tasks import Failure, Task
+from workers.messages import ModelRef
 
 IN_FLIGHT = 2
 """Tasks sent to a worker at once: the second is there when the first ends."""
@@ -54,15 +55,19 @@ class Scheduler:
         self.ready_seconds = ready_seconds
         self.failures: list[Failure] = []
         self._done = set(done)
+        self._refs: dict[str, ModelRef] = {}
         self._waiting: dict[int, Task] = {}
         self._needs: dict[int, set[str]] = {}
         self._followers: dict[str, list[int]] = defaultdict(list)
         self._queues: dict[str, deque[Task]] = defaultdict(deque)
+        self._ahead: dict[str, float] = defaultdict(float)
         self._free: deque[Task] = deque()
         self._running_free = 0
         self._raised: dict[str, int] = defaultdict(int)
         self._losses: dict[str, int] = defaultdict(int)
-        self._workers = [_Worker(i) for i in range(pool.workers)]
+        self._roster = Roster(pool.workers)
+        self._workers = self._roster.workers
+        self._unloadable: Counter[str] = Counter()
         for task in tasks:
             self._admit(task)
 
@@ -85,6 +90,9 @@ class Scheduler:
             return
         key = id(task)
         self._waiting[key], self._needs[key] = task, missing
+        if task.model is not None:
+            self._ahead[task.model.name] += task.cost
+            self._refs[task.model.name] = task.model
         for name in missing:
             self._followers[name].append(key)
 
@@ -93,6 +101,7 @@ class Scheduler:
             self._free.append(task)
         else:
             self._queues[task.model.name].append(task)
+            self._refs[task.model.name] = task.model
 
     def _busy(self) -> bool:
         queued = self._free or any(self._queues.values())
@@ -119,36 +128,30 @@ class Scheduler:
                     self.listen("started", task, {"worker": worker.number})
                     self.pool.send(worker.number, task)
 
-    def _fair(self, worker: "_Worker", queue: deque[Task]) -> bool:
+    def _fair(self, worker: Worker, queue: deque[Task]) -> bool:
         """Whether the last tasks of a queue are shared out rather than hoarded."""
-        sharing = sum(w.model == worker.model and w.ready for w in self._workers)
-        return not worker.tasks or len(queue) >= sharing
+        return not worker.tasks or len(queue) >= self._roster.holders(worker.model)
 
-    def _place(self, worker: "_Worker") -> None:
-        """Have an idle worker hold the model that has the most work left per worker."""
-        if worker.model and self._queues[worker.model]:
+    def _place(self, worker: Worker) -> None:
+        """Have an idle worker hold the model that has the most work left per worker.
+
+        Work that waits for other tasks counts too: so models are loaded while their
+        data is prepared, and a worker stays while its model's counts are merged.
+        """
+        own = worker.model
+        if own and (self._queues[own] or self._ahead[own] > NOTHING):
             return
-        holders: dict[str, int] = defaultdict(int)
-        for other in self._workers:
-            if other is not worker and other.model:
-                holders[other.model] += 1
-        work = {m: sum(t.cost for t in q) / (1 + holders[m]) for m, q in self._queues.items() if q}
-        # A model that another worker holds is worth joining only for more than one more task.
-        open_to = {
-            m: w for m, w in work.items() if not holders[m] or len(self._queues[m]) > IN_FLIGHT
-        }
-        if not open_to:
-            return
-        model = max(open_to, key=lambda m: open_to[m])
-        ref = self._queues[model][0].model
-        assert ref is not None
-        worker.assign(model)
-        self.pool.load(worker.number, ref)
+        work = {m: self._ahead[m] + sum(t.cost for t in self._queues[m]) for m in self._refs}
+        more = {m: len(self._queues[m]) > IN_FLIGHT for m in work}
+        model = self._roster.next_model(worker, work, more)
+        if model is not None:
+            worker.assign(model)
+            self.pool.load(worker.number, self._refs[model])
 
     def _handle(self, event: Event) -> None:
         match event:
             case Ready(worker=number):
-                self._workers[number].ready_now()
+                self._workers[number].loaded()
             case Done(worker=number, task=task, summary=summary):
                 self._leave(number, task)
                 if number is not None:
@@ -176,7 +179,14 @@ class Scheduler:
             needs.discard(task.name)
             if not needs:
                 del self._needs[key]
-                self._release(self._waiting.pop(key))
+                self._release(self._take(key))
+
+    def _take(self, key: int) -> Task:
+        """Take a task out of those that wait."""
+        task = self._waiting.pop(key)
+        if task.model is not None:
+            self._ahead[task.model.name] -= task.cost
+        return task
 
     def _retry(self, task: Task, error: str, text: str) -> None:
         self._raised[task.name] += 1
@@ -191,8 +201,11 @@ class Scheduler:
         else:
             self._fail(task, error, text, self._raised[task.name])
 
-    def _fail(self, task: Task, error: str, text: str, attempts: int) -> None:
-        blocked = self._block(task)
+    def _fail(
+        self, task: Task, error: str, text: str, attempts: int, others: Sequence[Task] = ()
+    ) -> None:
+        """Set a task aside, and with it `others` and all that comes after any of them."""
+        blocked = [*others, *(b for t in (task, *others) for b in self._block(t))]
         failure = Failure(
             task=task.name,
             label=task.label,
@@ -212,15 +225,20 @@ class Scheduler:
         """Take what comes after a task, near or far, out of the plan, and return it."""
         blocked = []
         for key in self._followers.pop(task.name, ()):
-            follower = self._waiting.pop(key, None)
-            self._needs.pop(key, None)
-            if follower is not None:
+            if self._needs.pop(key, None) is not None:
+                follower = self._take(key)
                 blocked += [follower, *self._block(follower)]
         return blocked
 
-    def _lose(self, worker: "_Worker", reason: str) -> None:
-        tasks, worker.losses = list(worker.tasks), worker.losses + 1
+    def _lose(self, worker: Worker, reason: str) -> None:
+        tasks, model, loading = list(worker.tasks), worker.model, worker.loading
+        worker.losses += 1
         worker.vacate()
+        if loading:
+            self._unloadable[model] += 1
+            if self._unloadable[model] >= ATTEMPTS:
+                worker.losses = 0  # the model is at fault
+                self._give_up(model, reason)
         if worker.losses > LOSSES:
             raise PoolError(f"worker {worker.number} was lost {LOSSES} times in a row: {reason}")
         for task in tasks:
@@ -239,36 +257,21 @@ class Scheduler:
         else:
             self._fail(task, f"its worker was lost {LOSSES} times: {reason}", "", LOSSES)
 
+    def _give_up(self, model: str, reason: str) -> None:
+        """Set aside all that is left of a model that cannot be loaded; the others go on."""
+        left = list(self._queues.pop(model, ()))
+        for key, task in list(self._waiting.items()):
+            if task.model is not None and task.model.name == model:
+                del self._needs[key]
+                left.append(self._take(key))
+        if left:
+            self._fail(left[0], f"{model} cannot be loaded: {reason}", "", ATTEMPTS, left[1:])
+
     def _watch(self) -> None:
         for worker in self._workers:
-            if worker.loading and time.monotonic() - worker.since > self.ready_seconds:
+            if worker.waited() > self.ready_seconds:
                 raise PoolError(
                     f"worker {worker.number} was not ready with {worker.model} after"
                     f" {self.ready_seconds:g} s; see what the cluster has and what the plan asks,"
                     " or raise `cluster.ready_seconds`"
                 )
-
-
-class _Worker:
-    """What the scheduler knows of one worker."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.model = ""
-        self.loading = False
-        self.since = 0.0
-        self.losses = 0
-        self.tasks: list[Task] = []
-
-    @property
-    def ready(self) -> bool:
-        return bool(self.model) and not self.loading
-
-    def assign(self, model: str) -> None:
-        self.model, self.loading, self.since = model, True, time.monotonic()
-
-    def ready_now(self) -> None:
-        self.loading = False
-
-    def vacate(self) -> None:
-        self.model, self.loading, self.tasks = "", False, []

@@ -84,17 +84,18 @@ def run(
     store = Store.open(place.run_folder(out, made.spec.name))
     with ExitStack() as stack:
         stack.enter_context(locked(store))
-        left = _left(made, store, only)
         failures: list[Failure] = []
         story = stack.enter_context(Story(store, told or console()))
+        _tidied(made, store, story)
+        made = made if only is None else _only(made, only)
+        left = resume.left(made, store)
         story.begin(left.tasks, _found(made, left))
         if left.tasks:
             pool, made = stack.enter_context(_pool(file, made, store, address, workers, local))
-            left = _left(made, store, only)
+            made = made if only is None else _only(made, only)
+            left = resume.left(made, store)
             _write_plan(made, store)
             failures = _schedule(made, left, store, pool, story)
-        for stale in left.stale:
-            story.say("stale", file=stale)
         aggregated(store, made.spec.contrasts)
         page = report(store.root)
         story.say("end", failures=len(failures))
@@ -109,12 +110,15 @@ def run(
     )
 
 
-def _left(made: Plan, store: Store, only: str | None) -> resume.Left:
-    for stale in resume.left(made, store).stale:
-        store.delete(stale)
-        store.delete(stale.replace("executions/", "results/", 1))
-    chosen = made if only is None else _only(made, only)
-    return resume.left(chosen, store)
+def _tidied(made: Plan, store: Store, story: Story) -> None:
+    """Take out of the run folder what no longer counts, and say so."""
+    found = resume.left(made, store)
+    for file in found.broken:
+        story.say("broken", file=file)
+    for file in found.stale:
+        story.say("stale", file=file)
+        store.delete(file)
+        store.delete(file.replace("executions/", "results/", 1))
 
 
 def _only(made: Plan, condition: str) -> Plan:

@@ -38,7 +38,7 @@ class Task:
     cells: tuple[str, ...] = ()
     """Cells that it answers; only for `evaluate`."""
     cost: float = 1.0
-    """Rough work, in forward passes of one batch; only ratios matter."""
+    """Rough work, in parameters x positions; only ratios matter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

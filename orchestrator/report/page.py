@@ -177,7 +177,8 @@ def _declared(run: Run, drawn: _Numbered) -> list[Element]:
         tag(
             "p",
             "These comparisons were named in the sweep file before anything ran. Both methods hold"
-            " the same neurons and are scored on the same documents.",
+            " the same neurons and are scored on the same documents. Each interval stands by itself"
+            " (see the notes).",
         )
     ]
     for a, b in found:

@@ -1,0 +1,173 @@
+"""The report as a browser shows it: opened from disk, nothing fetched, nothing missing.
+
+Debian's Chromium, driven headless. Without a browser or its driver these tests
+are skipped with the reason, except under CI, where that is a failure.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import polars as pl
+import pytest
+
+from orchestrator.report import report
+from tests.orchestrator.synthetic_run import MODELS, write_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """The page, what it complained of and which addresses it asked for."""
+
+    page: "Page"
+    complaints: list[str]
+    requests: list[str]
+
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+def _absent(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}, and under CI nothing may be skipped")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _absent("the browser driver (playwright) is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        _absent("there is no Chromium on the path")
+    with sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = [*MODELS, replace(MODELS[0], name=HOSTILE)]
+    folder = tmp_path_factory.mktemp("browser") / "run"
+    return write_run(folder, models=models, layers=2, neurons=32)
+
+
+@pytest.fixture(scope="module")
+def opened(browser: "Browser", run: Path) -> Iterator[Opened]:
+    file = report(run)
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    complaints: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: complaints.append(dialog.message))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(file.as_uri())
+    page.wait_for_load_state("networkidle")
+    yield Opened(page=page, complaints=complaints, requests=requests)
+    page.close()
+
+
+def test_it_opens_without_a_complaint_and_asks_for_nothing_but_itself(
+    opened: Opened, run: Path
+) -> None:
+    assert opened.complaints == []
+    assert [u for u in opened.requests if not u.startswith("data:")] == [
+        (run / "report" / "index.html").as_uri()
+    ]
+
+
+@pytest.mark.parametrize("width", [1400, 800])
+def test_every_figure_is_drawn_and_legible(opened: Opened, width: int) -> None:
+    page = opened.page
+    page.set_viewport_size({"width": width, "height": 1000})
+    figures = page.locator("figure")
+    assert figures.count() == 4
+    for figure in figures.all():
+        svg = figure.locator("svg")
+        box = svg.bounding_box()
+        assert box is not None
+        assert box["width"] > 0.7 * min(width, 928)
+        assert box["height"] > 200
+        assert svg.locator("path").count() > 20
+        assert len(svg.get_attribute("aria-label") or "") > 60
+        smallest = svg.evaluate(
+            "s => Math.min(...[...s.querySelectorAll('text')].map(t =>"
+            " parseFloat(getComputedStyle(t).fontSize) * s.getScreenCTM().a))"
+        )
+        assert smallest > 9.5
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_headings_and_tables_have_their_structure(opened: Opened) -> None:
+    page = opened.page
+    assert page.locator("h1").count() == 1
+    assert page.locator("h2").all_inner_texts() == [
+        "Declared contrasts",
+        "Exploratory",
+        "What these models can and cannot show",
+        "Notes",
+        "Provenance",
+    ]
+    tables = page.locator("table")
+    assert tables.count() >= 6
+    for table in tables.all():
+        assert table.locator("caption").text_content()  # one is folded away
+        assert table.locator("tbody tr").count() > 0
+        assert table.locator("th:not([scope])").count() == 0
+
+
+def test_sentences_and_table_agree_with_each_other_and_with_the_run(
+    opened: Opened, run: Path
+) -> None:
+    page = opened.page
+    rows = pl.read_parquet(run / "contrasts.parquet").filter(
+        pl.col("fraction") == 0.5, pl.col("metric") == "ce"
+    )
+    said = [_plain(text) for text in page.locator(".said").all_inner_texts()]
+    cells = [
+        _plain(text)
+        for table in page.locator("table.stacked").all()
+        for text in table.locator("tbody td:nth-of-type(1)").all_inner_texts()
+    ]
+    assert len(said) == len(cells) == rows.height
+    assert sum(HOSTILE in text for text in said) == 2
+    by_pair = rows.sort("b", maintain_order=True).to_dicts()
+    for text, cell, row in zip(said, cells, by_pair, strict=True):
+        assert row["model"] in text
+        estimate, low, high = map(float, re.findall(r"[-+]?\d+\.\d+", cell))
+        interval = re.search(r"interval \[(\S+), (\S+)\]", text)
+        assert interval
+        assert (float(interval[1]), float(interval[2])) == (low, high)
+        assert f" {abs(estimate)}" in text.replace("-", "") or f"{abs(estimate):.3f}" in text
+        places = len(re.findall(r"\.(\d+)", cell)[0])
+        for shown, true in ((estimate, "estimate"), (low, "low"), (high, "high")):
+            assert shown == pytest.approx(row[true], abs=0.51 * 10**-places)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("−", "-").split())
+
+
+def test_a_point_says_its_numbers_when_pointed_at(opened: Opened) -> None:
+    page = opened.page
+    tips = page.locator("#figure-curves-causal path > title").all_text_contents()
+    assert any(re.fullmatch(r"mean, 50\.0.% held: CE \+\S+ nats \[\S+,.\S+\]", t) for t in tips)

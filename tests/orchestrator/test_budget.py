@@ -1,0 +1,171 @@
+"""Arithmetic with prime numbers, so that a term that is lost cannot hide."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import budget as budgeting
+from orchestrator.budget import FLOPS, PROCESS_BYTES, Demand
+from orchestrator.plan import Plan
+from orchestrator.pool import PoolError
+from tests.orchestrator import planned
+
+LAYERS, HEADS, D_HEAD, D_MODEL, WINDOW, PARAMETERS = 3, 5, 7, 37, 41, 100_003
+NEURONS = HEADS * D_HEAD
+BATCH, LOGITS, BINS = 1009, 65_537, 64
+GIB = 2**30
+
+
+@pytest.fixture
+def prime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Plan a sweep over a model all of whose sizes are different primes."""
+    planned.documents(tmp_path)
+
+    def build(*, device: str = "cpu", dtype: str = "float32", **changes: Any) -> Plan:
+        facts = planned.facts(
+            layers=LAYERS,
+            heads=HEADS,
+            d_head=D_HEAD,
+            d_model=D_MODEL,
+            window=WINDOW,
+            parameters=PARAMETERS,
+        )
+        planned.know(monkeypatch, {"a": facts, "fixed": facts})
+        given: dict[str, Any] = {
+            "models": [{"id": "a", "dtype": dtype}],
+            "evaluation": {"batch_tokens": BATCH, "logits_bytes": LOGITS},
+            "statistics": {"bins": BINS, "shards": 2, "pilot_positions": 64},
+            "data": {
+                "texts": {
+                    "source": "documents.jsonl",
+                    "collect": {"sequences": 53},
+                    "evaluate": {"sequences": 59},
+                }
+            },
+        }
+        return planned.make(tmp_path, device=device, **{**given, **changes})
+
+    return build
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2)])
+def test_a_replica_holds_weights_projections_activations_and_donors(
+    prime, dtype: str, width: int
+) -> None:  # type: ignore[no-untyped-def]
+    (need,) = budgeting.budget(prime(dtype=dtype)).needs
+    weights = PARAMETERS * width
+    projections = LAYERS * NEURONS * D_MODEL * width
+    activations = BATCH * D_MODEL * 24 * width
+    donors = BATCH * LAYERS * NEURONS * width
+    expected = PROCESS_BYTES + weights + projections + activations + donors + 3 * LOGITS
+    assert need.replica_bytes == expected
+
+
+def test_counting_may_need_more_than_evaluating(prime) -> None:  # type: ignore[no-untyped-def]
+    evaluation = {"batch_tokens": WINDOW, "logits_bytes": LOGITS}
+    statistics = {"bins": 1024, "shards": 2, "pilot_positions": 64}
+    (need,) = budgeting.budget(prime(evaluation=evaluation, statistics=statistics)).needs
+    fixed = PARAMETERS * 4 + LAYERS * NEURONS * D_MODEL * 4 + WINDOW * D_MODEL * 24 * 4
+    histogram = LAYERS * NEURONS * (1024 * 12 + 40)
+    assert need.replica_bytes == PROCESS_BYTES + fixed + histogram
+    assert need.partial_bytes == LAYERS * NEURONS * (1024 * 8 + 120)
+
+
+def test_the_pilot_may_need_more_than_either(prime) -> None:  # type: ignore[no-untyped-def]
+    statistics = {"bins": BINS, "shards": 2, "pilot_positions": 99_991}
+    (need,) = budgeting.budget(prime(statistics=statistics)).needs
+    fixed = PARAMETERS * 4 + LAYERS * NEURONS * D_MODEL * 4 + BATCH * D_MODEL * 24 * 4
+    assert need.replica_bytes == PROCESS_BYTES + fixed + 99_991 * LAYERS * NEURONS * 4
+
+
+def test_a_gpu_does_not_hold_the_process(prime) -> None:  # type: ignore[no-untyped-def]
+    cpu, cuda = (budgeting.budget(prime(device=d)).needs[0] for d in ("cpu", "cuda"))
+    assert cpu.replica_bytes - cuda.replica_bytes == PROCESS_BYTES
+
+
+@pytest.mark.parametrize(("methods", "passes"), [(["mean"], 2), (["mean", "peak(paper)"], 3)])
+def test_time_counts_every_pass_and_every_cell(prime, methods: list[str], passes: int) -> None:  # type: ignore[no-untyped-def]
+    plan = prime(methods=methods)
+    (need,) = budgeting.budget(plan).needs
+    positions = WINDOW * (53 * passes + 59 * len(plan.cells))
+    assert need.cells == len(plan.cells)
+    assert need.seconds == pytest.approx(2 * PARAMETERS * positions / FLOPS["cpu"], rel=1e-12)
+
+
+@pytest.mark.xfail(reason="bug: the second pass is looked for in labels, and so in model names")
+def test_a_models_name_costs_no_time(prime) -> None:  # type: ignore[no-untyped-def]
+    one, other = (budgeting.budget(prime(models=[m], methods=["mean"])) for m in ("a", "fixed"))
+    assert one.seconds == other.seconds
+
+
+@pytest.mark.xfail(reason="bug: `tokens` is not looked at, 256 and 64 sequences are assumed")
+def test_time_grows_with_the_tokens_that_are_asked_for(prime) -> None:  # type: ignore[no-untyped-def]
+    def seconds(tokens: int) -> float:
+        role = {"tokens": tokens}
+        texts = {"source": "documents.jsonl", "collect": role, "evaluate": role}
+        return budgeting.budget(prime(data={"texts": texts})).seconds
+
+    assert seconds(10**6) > 5 * seconds(10**5)
+
+
+def test_the_whole_plan_takes_the_sum_and_needs_the_largest(prime) -> None:  # type: ignore[no-untyped-def]
+    needs = budgeting.budget(prime(models=["a", {"id": "fixed", "dtype": "bfloat16"}]))
+    first, second = needs.needs
+    assert needs.seconds == first.seconds + second.seconds
+    assert needs.largest == first
+    assert first.replica_bytes > second.replica_bytes
+
+
+def cluster(cpus: int = 8, gpus: int = 0, gib: float = 64) -> dict[str, float]:
+    return {"CPU": float(cpus), "GPU": float(gpus), "memory": gib * GIB}
+
+
+def test_there_is_a_replica_for_every_unit_of_the_device(prime) -> None:  # type: ignore[no-untyped-def]
+    assert budgeting.workers(prime(), cluster(cpus=5, gpus=2)) == 5
+    assert budgeting.workers(prime(device="cuda"), cluster(cpus=5, gpus=2)) == 2
+    assert budgeting.demand(prime()) == Demand(cpus=1, gpus=0)
+    assert budgeting.demand(prime(device="cuda")) == Demand(cpus=1, gpus=1)
+
+
+def test_fewer_may_be_asked_for_on_the_command_line_or_in_the_sweep(prime) -> None:  # type: ignore[no-untyped-def]
+    assert budgeting.workers(prime(), cluster(), asked=3) == 3
+    assert budgeting.workers(prime(cluster={"workers": 2}), cluster()) == 2
+    assert budgeting.workers(prime(cluster={"workers": 2}), cluster(), asked=4) == 4
+
+
+def test_a_device_kind_that_the_cluster_lacks_is_refused_with_what_there_is(prime) -> None:  # type: ignore[no-untyped-def]
+    plan = prime(device="cuda", cluster={"device": "cuda"})
+    with pytest.raises(PoolError, match=r"`cluster.device: cuda`.*has no GPU.*8 CPUs, 0 GPUs"):
+        budgeting.workers(plan, cluster())
+    with pytest.raises(PoolError, match="has no CPU"):
+        budgeting.workers(prime(), {"memory": 64.0 * GIB})
+
+
+def test_more_workers_than_units_are_refused(prime) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(PoolError, match=r"asks for 9 workers, one CPU each.*8 CPUs"):
+        budgeting.workers(prime(), cluster(), asked=9)
+    with pytest.raises(PoolError, match=r"asks for 3 workers, one GPU each.*2 GPUs"):
+        budgeting.workers(prime(device="cuda"), cluster(gpus=2), asked=3)
+
+
+def test_a_replica_that_no_memory_holds_is_refused_with_what_would_help(prime) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(
+        PoolError, match=r"one replica of a needs 0.9 GiB.*0.5 GiB of memory; lower"
+    ):
+        budgeting.workers(prime(), cluster(gib=0.5))
+
+
+def test_no_more_replicas_than_memory_holds(prime) -> None:  # type: ignore[no-untyped-def]
+    plan = prime()
+    need = budgeting.budget(plan).largest.replica_bytes
+    assert budgeting.workers(plan, {"CPU": 8, "memory": 3.0 * need}) == 3
+    assert budgeting.workers(plan, {"CPU": 8, "memory": 3.0 * need - 1}) == 2
+
+
+@pytest.mark.xfail(reason="bug: asked for 4, memory holds 2: two are made and nobody is told")
+def test_more_workers_than_memory_holds_are_refused(prime) -> None:  # type: ignore[no-untyped-def]
+    plan = prime()
+    need = budgeting.budget(plan).largest.replica_bytes
+    with pytest.raises(PoolError):
+        budgeting.workers(plan, {"CPU": 8, "memory": 2.0 * need}, asked=4)

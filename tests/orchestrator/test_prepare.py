@@ -1,0 +1,379 @@
+"""What the models are fed: read back from the tables, as anyone would."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from orchestrator import prepare, sources
+from orchestrator.prepare import PrepareError
+from orchestrator.sources import Document, Source
+from orchestrator.store import Store
+from orchestrator.tasks import Task
+from tests.orchestrator import planned
+from workers.messages import NOT_SCORED
+
+WINDOW = 32
+WORDS = ["un", "deux", "trois", "été", "日本", "naïve", "x"]
+IDS = {**planned.SPECIALS, **{word: 10 + i for i, word in enumerate(WORDS)}}
+
+
+def text(words: int, start: int = 0) -> str:
+    return " ".join(WORDS[(start + i) % len(WORDS)] for i in range(words))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer that makes one token of every word."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for model in ("causal", "masked", "image"):
+        (folder / model).mkdir()
+        tokenizer = Tokenizer(models.WordLevel(IDS, unk_token="unk"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokenizer.save(str(folder / model / "tokenizer.json"))
+    return folder
+
+
+class Bench:
+    """Plans tasks for a source and does them in a run folder."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+        self.folder, self.patch = folder, monkeypatch
+        known = {m: planned.facts(m, vocabulary=40) for m in ("causal", "masked", "image")}
+        known["causal"] = planned.facts("causal", window=WINDOW, vocabulary=40)
+        planned.know(monkeypatch, known, checkpoint)
+        self.runs = 0
+
+    def source(self, documents: list[Document], splits: tuple[str, ...] = ()) -> None:
+        kind = "images" if documents[0].image is not None else "text"
+        file = self.folder / "source"
+        file.write_text(repr(documents))
+        made = Source(kind=kind, files=(file,), splits=splits, read=lambda: iter(documents))
+        self.patch.setattr(sources, "find", lambda *_, **__: made)
+
+    def tasks(self, model: str, kind: str, data: dict[str, Any], **changes: Any) -> list[Task]:
+        given = {"texts": {"source": "any.jsonl", **data}}
+        plan = planned.make(self.folder, models=[model], data=given, **changes)
+        return [t for t in plan.tasks if t.kind == kind]
+
+    def data(self, model: str, data: dict[str, Any] | None = None, **changes: Any) -> pa.Table:
+        (task,) = self.tasks(model, "data", data or {}, **changes)
+        self.runs += 1
+        self.store = Store.open(self.folder / f"run-{self.runs}")
+        said = prepare.data(task, self.store)
+        table = self.store.table(task.file)
+        assert said == {"sequences": table.num_rows}
+        assert self.store.recipe(task.file) == task.name
+        return table
+
+    def donors(self, model: str, data: dict[str, Any] | None = None, **changes: Any) -> pa.Table:
+        (task,) = self.tasks(model, "donors", data or {}, **changes)
+        prepare.donors(task, self.store)
+        return self.store.table(task.file)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> Bench:
+    return Bench(tmp_path, monkeypatch, checkpoint)
+
+
+def documents(count: int, words: int = 100, split: str | None = None) -> list[Document]:
+    """Return texts that all differ, of this many words."""
+    return [
+        Document(name=f"{split} {i}", split=split, text=f"unseen{split}{i} " + text(words - 1, i))
+        for i in range(count)
+    ]
+
+
+def by_role(table: pa.Table) -> dict[str, set[str]]:
+    rows = zip(table["role"].to_pylist(), table["document"].to_pylist(), strict=True)
+    found: dict[str, set[str]] = {"collect": set(), "evaluate": set()}
+    for role, document in rows:
+        found[role].add(document)
+    return found
+
+
+def test_without_splits_no_document_has_both_roles_and_both_have_some(bench: Bench) -> None:
+    bench.source(documents(40))
+    roles = by_role(bench.data("causal", {"evaluate": {"sequences": 1000}}))
+    assert roles["collect"]
+    assert roles["evaluate"]
+    assert not roles["collect"] & roles["evaluate"]
+    assert len(roles["collect"] | roles["evaluate"]) == 40
+
+
+def test_without_splits_equal_texts_fall_on_the_same_side(bench: Bench) -> None:
+    twins = [d for one in documents(20) for d in (one, _renamed(one))]
+    bench.source(twins)
+    roles = by_role(bench.data("causal", {"evaluate": {"sequences": 1000}}))
+    for documents_of_role in roles.values():
+        assert {f"twin of {n}" for n in documents_of_role if "twin" not in n} <= documents_of_role
+
+
+def _renamed(document: Document, split: str | None = None) -> Document:
+    return Document(name=f"twin of {document.name}", split=split, text=document.text)
+
+
+def test_a_text_of_both_splits_is_never_evaluated(bench: Bench) -> None:
+    train, test = documents(6, split="train"), documents(6, split="test")
+    leaked = [_renamed(train[0], "test"), _renamed(train[5], "test")]
+    bench.source([leaked[0], *test, *train, leaked[1]], ("train", "test"))
+    roles = by_role(bench.data("causal"))
+    assert roles["collect"] == {d.name for d in train}
+    assert roles["evaluate"] == {d.name for d in test}
+
+
+def test_named_splits_are_taken_as_named(bench: Bench) -> None:
+    bench.source(
+        [*documents(3, split="train"), *documents(3, split="test"), *documents(3, split="dev")],
+        ("train", "dev", "test"),
+    )
+    named = {"collect": {"split": "dev"}, "evaluate": {"split": "train"}}
+    roles = by_role(bench.data("causal", named))
+    assert {n.split()[0] for n in roles["collect"]} == {"dev"}
+    assert {n.split()[0] for n in roles["evaluate"]} == {"train"}
+
+
+def test_windows_are_taken_one_per_document_in_turns(bench: Bench) -> None:
+    train = [*documents(5, 40, "train"), *documents(3, 150, "train")]
+    bench.source([*train, *documents(9, 90, "test")], ("train", "test"))
+    table = bench.data("causal", {"evaluate": {"sequences": 12}})
+    for role in ("collect", "evaluate"):
+        turns: Counter[str] = Counter()
+        turn_of_row = []
+        for row in table.to_pylist():
+            if row["role"] == role:
+                turns[row["document"]] += 1
+                turn_of_row.append(turns[row["document"]])
+        assert turn_of_row == sorted(turn_of_row)
+    assert Counter(table["role"].to_pylist())["evaluate"] == 12
+    assert len(by_role(table)["evaluate"]) == 9
+
+
+def test_the_order_of_documents_in_the_source_does_not_matter(bench: Bench) -> None:
+    made = [*documents(5, split="train"), *documents(5, split="test")]
+    bench.source(made, ("train", "test"))
+    few = {"collect": {"sequences": 7}, "evaluate": {"sequences": 4}}
+    one = bench.data("causal", few)
+    bench.source(made[::-1], ("train", "test"))
+    assert bench.data("causal", few).equals(one)
+
+
+def test_sequences_are_numbered_over_both_roles(bench: Bench) -> None:
+    bench.source(documents(12))
+    table = bench.data("masked")
+    assert table["sequence"].to_pylist() == list(range(table.num_rows))
+    assert table["role"].to_pylist() == sorted(table["role"].to_pylist())
+
+
+@pytest.mark.parametrize(("model", "specials"), [("causal", 1), ("masked", 2)])
+def test_the_bytes_of_a_documents_windows_add_up_to_its_text(
+    bench: Bench, model: str, specials: int
+) -> None:
+    window = {"causal": WINDOW, "masked": 24}[model]
+    whole = 5 * (window - specials)  # five windows, and nothing over
+    made = documents(8, whole)
+    bench.source(made)
+    everything = {"collect": {"sequences": 999}, "evaluate": {"sequences": 999}}
+    table = bench.data(model, everything)
+    sizes: Counter[str] = Counter()
+    for row in table.to_pylist():
+        sizes[row["document"]] += row["bytes"]
+    assert sizes == {d.name: len((d.text or "").encode()) for d in made}
+
+
+def test_a_short_last_window_is_dropped_and_a_longer_one_kept(bench: Bench) -> None:
+    short = WINDOW - 1 + prepare.SHORTEST - 2
+    bench.source([*documents(1, short, "train"), *documents(1, short + 1, "test")],
+                 ("train", "test"))  # fmt: skip
+    lengths = {r["role"]: [] for r in bench.data("causal").to_pylist()}
+    for row in bench.data("causal").to_pylist():
+        lengths[row["role"]].append(len(row["input"]))
+    assert lengths == {"collect": [WINDOW], "evaluate": [WINDOW, prepare.SHORTEST]}
+
+
+def test_a_causal_target_is_the_next_token_and_every_window_begins_alike(bench: Bench) -> None:
+    bench.source(documents(6))
+    for row in bench.data("causal").to_pylist():
+        assert row["input"][0] == IDS["bos"]
+        assert row["target"] == [*row["input"][1:], NOT_SCORED]
+        assert row["kind"] is None
+
+
+def test_a_masked_input_differs_from_its_text_only_where_it_is_scored(bench: Bench) -> None:
+    made = documents(10)
+    bench.source(made)
+    seen: Counter[str] = Counter()
+    for row in bench.data("masked").to_pylist():
+        input_T, target_T = np.array(row["input"]), np.array(row["target"])
+        scored_T = target_T != NOT_SCORED
+        original_T = np.where(scored_T, target_T, input_T)
+        assert (original_T[0], original_T[-1]) == (IDS["bos"], IDS["eos"])
+        assert not scored_T[[0, -1]].any()
+        assert np.isin(original_T[1:-1], [IDS[w] for w in (*WORDS, "unk")]).all()
+        assert len(row["kind"]) == scored_T.sum() >= 1
+        seen.update(row["kind"])
+        for kind, there, held in zip(
+            row["kind"], input_T[scored_T], target_T[scored_T], strict=True
+        ):
+            assert kind != "mask" or there == IDS["mask"]
+            assert kind != "kept" or there == held
+    assert set(seen) == {"mask", "random", "kept"}
+
+
+def test_the_masking_seed_and_nothing_else_changes_the_corruption(bench: Bench) -> None:
+    bench.source(documents(6))
+    one, again = bench.data("masked"), bench.data("masked", seeds={"masks": 5, "donors": [9]})
+    other = bench.data("masked", seeds={"masks": 2, "masking": 1})
+    assert one.equals(again)
+    assert not one["input"].equals(other["input"])
+    for column in ("role", "document", "sequence", "bytes"):
+        assert one[column].equals(other[column])
+
+
+def test_tokens_are_asked_for_in_whole_windows_and_no_more_than_needed(bench: Bench) -> None:
+    bench.source(documents(12))
+    table = bench.data("causal", {"collect": {"tokens": 100}, "evaluate": {"tokens": 96}})
+    lengths = {role: [] for role in ("collect", "evaluate")}
+    for row in table.to_pylist():
+        lengths[row["role"]].append(len(row["input"]))
+    assert lengths == {"collect": [WINDOW] * 4, "evaluate": [WINDOW] * 3}
+
+
+def test_asking_for_more_than_there_is_takes_all_there_is(bench: Bench) -> None:
+    bench.source(documents(6, 31))
+    table = bench.data("causal", {"collect": {"tokens": 10**6}, "evaluate": {"sequences": 999}})
+    assert table.num_rows == 6
+
+
+def test_a_shorter_window_can_be_asked_for(bench: Bench) -> None:
+    bench.source(documents(6))
+    table = bench.data("causal", {"sequence_length": 20})
+    assert max(len(i) for i in table["input"].to_pylist()) == 20
+
+
+def test_a_source_with_too_little_text_is_refused(bench: Bench) -> None:
+    bench.source([*documents(3, split="train"), *documents(3, 5, "test")], ("train", "test"))
+    with pytest.raises(PrepareError, match=r"no sequence for 'evaluate'.*16 positions"):
+        bench.data("causal")
+
+
+@pytest.mark.parametrize("model", ["causal", "masked"])
+def test_a_donor_is_a_collected_sequence_of_another_document_and_as_long(
+    bench: Bench, model: str
+) -> None:
+    # One name in both splits: a document must not give to itself even then.
+    shared = [
+        Document(name="both", split=split, text=text(90, i))
+        for i, split in enumerate(("train", "test"))
+    ]
+    bench.source([*shared, *documents(6, 75, "train"), *documents(6, 80, "test")],
+                 ("train", "test"))  # fmt: skip
+    data = {row["sequence"]: row for row in bench.data(model).to_pylist()}
+    donors = bench.donors(model).to_pylist()
+    assert [d["sequence"] for d in donors] == [
+        n for n, r in data.items() if r["role"] == "evaluate"
+    ]
+    cut = 0
+    for row in donors:
+        receiver, donor = data[row["sequence"]], data[row["donor"]]
+        assert donor["role"] == "collect"
+        assert donor["document"] != receiver["document"]
+        fed = donor["input"] if row["input"] is None else row["input"]
+        assert len(fed) == len(receiver["input"])
+        closing = 1 if model == "masked" else 0
+        assert fed[: len(fed) - closing] == donor["input"][: len(fed) - closing]
+        if row["input"] is not None:
+            cut += 1
+            assert model == "causal" or fed[-1] == IDS["eos"]
+    assert 0 < cut < len(donors)
+
+
+def test_the_donor_seed_changes_donors_and_the_same_seed_does_not(bench: Bench) -> None:
+    bench.source(documents(20))
+    bench.data("causal")
+    one = bench.donors("causal")
+    other = bench.donors("causal", seeds={"masks": 2, "donors": [1]})
+    assert one["donor"].to_pylist() != other["donor"].to_pylist()
+    assert prepare.donors_digest(one) != prepare.donors_digest(other)
+    bench.data("causal")  # a run folder of its own
+    assert bench.donors("causal", seeds={"masks": [8]}).equals(one)
+
+
+def test_a_sequence_keeps_its_donor_when_fewer_are_evaluated(bench: Bench) -> None:
+    bench.source([*documents(9, split="train"), *documents(9, split="test")], ("train", "test"))
+    bench.data("causal")
+    many = bench.donors("causal").to_pydict()
+    few_data = {"evaluate": {"sequences": 5}}
+    bench.data("causal", few_data)
+    few = bench.donors("causal", few_data).to_pydict()
+    assert few["sequence"] == many["sequence"][:5]
+    assert few["donor"] == many["donor"][:5]
+
+
+def test_a_receiver_that_no_donor_is_long_enough_for_is_refused(bench: Bench) -> None:
+    bench.source([*documents(3, 20, "train"), *documents(3, 31, "test")], ("train", "test"))
+    bench.data("causal")
+    with pytest.raises(PrepareError, match=r"32 positions\); collect more sequences"):
+        bench.donors("causal")
+
+
+def images(count: int, split: str) -> list[Document]:
+    draw = np.random.default_rng([count, len(split)])
+    return [
+        Document(
+            name=f"{split} {i}",
+            split=split,
+            image=draw.integers(0, 256, (8, 8, 1), dtype=np.uint8),
+            target=i % 10,
+        )
+        for i in range(count)
+    ]
+
+
+def test_images_come_back_pixel_by_pixel_with_their_class(bench: Bench) -> None:
+    made = [*images(7, "train"), *images(5, "test")]
+    bench.source(made, ("train", "test"))
+    table = bench.data("image").to_pylist()
+    assert Counter(r["role"] for r in table) == {"collect": 7, "evaluate": 5}
+    known = {d.name: d for d in made}
+    for row in table:
+        document = known[row["document"]]
+        assert document.image is not None
+        assert np.array_equal(np.reshape(row["image"], row["shape"]), document.image)
+        assert row["target"] == document.target
+
+
+def test_an_image_is_given_another_image_as_it_is(bench: Bench) -> None:
+    bench.source([*images(7, "train"), *images(5, "test")], ("train", "test"))
+    data = {row["sequence"]: row for row in bench.data("image").to_pylist()}
+    for row in bench.donors("image").to_pylist():
+        assert data[row["donor"]]["role"] == "collect"
+        assert row["input"] is None
+
+
+def test_an_image_in_both_splits_is_never_evaluated(bench: Bench) -> None:
+    train, test = images(4, "train"), images(4, "test")
+    leaked = Document(name="leaked", split="test", image=train[0].image, target=0)
+    bench.source([*train, leaked, *test], ("train", "test"))
+    assert by_role(bench.data("image"))["evaluate"] == {d.name for d in test}
+
+
+def test_a_mask_is_an_order_of_every_layer_and_the_same_for_every_model(bench: Bench) -> None:
+    bench.source(documents(3))
+    store = Store.open(bench.folder / "run")
+    orders = {}
+    for model in ("causal", "masked"):
+        for task in bench.tasks(model, "selection", {}, seeds=[3, 4]):
+            prepare.selection(task, store)
+            table = store.table(task.file).to_pydict()
+            assert table["layer"] == [0, 1, 2]
+            assert all(sorted(order) == list(range(10)) for order in table["order"])
+            assert len({tuple(order) for order in table["order"]}) == 3
+            orders[model, table["seed"][0]] = table["order"]
+    assert orders["causal", 3] == orders["masked", 3]
+    assert orders["causal", 3] != orders["causal", 4]

@@ -1,0 +1,176 @@
+"""What a plan, a status and a summary look like on a terminal."""
+
+import io
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from orchestrator import budget as budgeting
+from orchestrator import printing
+from orchestrator.status import StageStatus, Status
+from tests.orchestrator import planned
+from tests.orchestrator.synthetic_run import write_run
+
+
+def text(*parts: object, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    for part in parts:
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.2, "0 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (5399, "90 min"),
+        (5400, "1.5 h"),
+        (1e6, "277.8 h"),
+    ],
+)
+def test_durations_are_told_in_the_unit_people_use(seconds: float, said: str) -> None:
+    assert printing.duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0 MiB"), (2**20, "1 MiB"), (2**30, "1.0 GiB"), (5 * 2**29, "2.5 GiB")]
+)
+def test_sizes_are_told_in_the_unit_people_use(count: int, said: str) -> None:
+    assert printing.size(count) == said
+
+
+def test_a_plan_says_what_it_holds_and_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned.documents(tmp_path)
+    planned.know(monkeypatch, {"a": planned.facts(), "m": planned.facts("masked")})
+    made = planned.make(tmp_path, models=["a", "m"], name="little")
+    console = Console(file=io.StringIO(), width=120)
+    printing.plan_table(console, made, budgeting.budget(made))
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    head = f"little: {len(made.rows)} points are {len(made.cells)} distinct cells, and"
+    assert head in said
+    assert "3 x 10" in said
+    assert "texts" in said
+    assert "that of one replica (cpu)" in said
+
+
+def stages(**last: int) -> tuple[StageStatus, ...]:
+    full = {"done": 1234, "running": 0, "missing": 0, "failed": 0}
+    return (
+        StageStatus(stage="prepare", **full),
+        StageStatus(stage="evaluate", **{**full, **last}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("driver", "last", "said"),
+    [
+        (None, {}, "finished"),
+        (77, {"running": 5}, "running (process 77)"),
+        (None, {"missing": 5}, "not running here; `peaksweep run`"),
+        (None, {"failed": 5}, "not running here"),
+    ],
+)
+def test_a_status_says_in_words_how_it_stands(
+    driver: int | None, last: dict[str, int], said: str
+) -> None:
+    found = Status(run="runs/[x]", driver=driver, stages=stages(**last), failures=())
+    shown = text(printing.status_table(found), width=120)
+    assert f"runs/[x]: {said}" in " ".join(shown.split())
+    assert "1,234" in shown
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
+    """The tables of a made-up finished run."""
+    folder = write_run(tmp_path_factory.mktemp("run"), layers=1, neurons=40)
+    kinds = ("cells", "summary", "curves", "contrasts")
+    return {kind: pl.read_parquet(folder / f"{kind}.parquet") for kind in kinds}
+
+
+def test_the_summary_has_every_model_and_method_with_intervals(
+    run: dict[str, pl.DataFrame],
+) -> None:
+    said = text(*printing.summary_tables(run["cells"], run["summary"], run["curves"]), width=100)
+    for model in ("zoo:opt", "zoo:mistral", "zoo:roberta", "zoo:vit"):
+        assert f"{model} on" in said
+    for label in ("zero", "mean", "peak", "peak(paper)", "resample"):
+        assert said.count(f"\n{label} ") == 4 * 2
+    for share in ("10% held", "50% held", "90% held"):
+        assert said.count(share) == 4 * 2
+    assert "20% held" not in said
+    assert "±" not in said
+    assert "standard errors over 60 documents" in " ".join(said.split())
+
+
+def test_the_summary_shows_the_numbers_of_the_tables(run: dict[str, pl.DataFrame]) -> None:
+    said = text(*printing.summary_tables(run["cells"], run["summary"], run["curves"]), width=100)
+    row = run["curves"].filter(
+        (pl.col("model") == "zoo:opt")
+        & (pl.col("method") == "mean")
+        & (pl.col("metric") == "ce")
+        & ((pl.col("held_share") - 0.5).abs() < 0.01)
+    )
+    (found,) = row.iter_rows(named=True)
+    assert f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" in said
+
+
+def test_a_model_without_its_baseline_is_told_so(run: dict[str, pl.DataFrame]) -> None:
+    held = run["summary"].filter(pl.col("units_held") > 0)
+    said = text(*printing.summary_tables(run["cells"], held, run["curves"]))
+    assert said.count("its baseline is not answered") == 4
+
+
+def test_what_is_not_answered_yet_is_told_so(run: dict[str, pl.DataFrame]) -> None:
+    few = run["curves"].filter((pl.col("method") != "peak") | (pl.col("held_share") < 0.3))
+    said = text(*printing.summary_tables(run["cells"], run["summary"], few), width=100)
+    assert said.count("not yet") == 4 * 2 * 2 * 2  # models, metrics, peaks, shares
+
+
+@pytest.mark.xfail(
+    reason="bug: one document has no standard error, one document or mask no interval: a null is"
+    " formatted (printing.py, summary_tables and contrast_lines)",
+    raises=TypeError,
+)
+@pytest.mark.parametrize("what", ["summary", "contrasts"])
+def test_one_document_has_no_error_and_that_is_no_crash(
+    run: dict[str, pl.DataFrame], what: str
+) -> None:
+    none = pl.lit(None, pl.Float64)
+    summary = run["summary"].with_columns(top1_se=none, ce_se=none)
+    contrasts = run["contrasts"].with_columns(low=none, high=none)
+    if what == "summary":
+        assert text(*printing.summary_tables(run["cells"], summary, run["curves"]))
+    else:
+        assert list(printing.contrast_lines(contrasts))
+
+
+@pytest.mark.xfail(reason="bug: a model's name is read as markup; `[x]` is swallowed")
+def test_a_model_whose_name_has_brackets_is_told_as_it_is(run: dict[str, pl.DataFrame]) -> None:
+    def renamed(kind: str) -> pl.DataFrame:
+        return run[kind].with_columns(model=pl.col("model") + "[x]")
+
+    tables = [renamed(kind) for kind in ("cells", "summary", "curves")]
+    assert "zoo:opt[x] on" in text(*printing.summary_tables(*tables))
+
+
+def test_a_contrast_is_told_at_a_half_and_over_the_whole_range(
+    run: dict[str, pl.DataFrame],
+) -> None:
+    lines = list(printing.contrast_lines(run["contrasts"]))
+    assert len(lines) == 4 * 2 * 2
+    assert sum("area over fractions" in line for line in lines) == 8
+    assert sum("at 50%" in line for line in lines) == 8
+    assert all("documents and" in line and "mask" in line for line in lines)
+    assert lines[0].startswith("zoo:mistral: CE of peak minus mean")
+
+
+def test_counts_agree_with_their_nouns() -> None:
+    assert [printing.counted(n, "mask") for n in (1, 2)] == ["1 mask", "2 masks"]

@@ -1,0 +1,136 @@
+"""The Ray pool on a local cluster with two logical GPUs."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from orchestrator import ray_pool
+from orchestrator.budget import Demand
+from orchestrator.inspection import facts, folder
+from orchestrator.pool import Done, Event, Lost, PoolError, Raised, Ready
+from orchestrator.ray_pool import RayPool
+from orchestrator.store import Store
+from orchestrator.tasks import Task
+from workers.messages import ModelFacts, ModelRef
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray_pool.listen_on_loopback()
+    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ref() -> ModelRef:
+    path = folder("zoo:vit", revision=None, base=Path())
+    known = facts([path])[0]
+    assert isinstance(known, ModelFacts)
+    return ModelRef(
+        name="zoo:vit", folder=str(path), dtype="float32", device="cpu", threads=1, facts=known
+    )
+
+
+@pytest.fixture
+def pool(cluster: None, tmp_path: Path) -> Iterator[RayPool]:
+    made = RayPool(Store.open(tmp_path), workers=2, spare=2, demand=Demand(cpus=1, gpus=1))
+    yield made
+    made.close()
+
+
+def wait_for(pool: RayPool, count: int) -> list[Event]:
+    found: list[Event] = []
+    for _ in range(120):
+        found += pool.wait(1.0)
+        if len(found) >= count:
+            return found
+    raise AssertionError(f"only {found} after two minutes")
+
+
+def selection(**more: object) -> Task:
+    arguments = {
+        "model": "zoo:vit",
+        "data_name": "digits",
+        "site": "attn_pre_out",
+        "unit": "neuron",
+        "selection": "random",
+        "seed": 0,
+        "layers": 2,
+        "neurons": 8,
+    }
+    return Task(
+        name="order",
+        stage="prepare",
+        kind="selection",
+        label="order",
+        file="selections/order.parquet",
+        model=None,
+        arguments={**arguments, **more},
+    )
+
+
+def test_every_replica_sees_exactly_its_own_device(pool: RayPool, ref: ModelRef) -> None:
+    for worker in range(2):
+        pool.load(worker, ref)
+    assert set(wait_for(pool, 2)) == {Ready(worker=0), Ready(worker=1)}
+    seen = [pool.sees(worker) for worker in range(2)]
+    assert {s["CUDA_VISIBLE_DEVICES"] for s in seen} == {"0", "1"}
+    assert {s["OMP_NUM_THREADS"] for s in seen} == {"1"}
+    assert len({s["pid"] for s in seen} | {str(os.getpid())}) == 3
+
+
+def test_a_task_without_a_model_is_done_and_its_file_is_there(
+    pool: RayPool, tmp_path: Path
+) -> None:
+    pool.submit(selection())
+    (done,) = wait_for(pool, 1)
+    assert isinstance(done, Done)
+    assert done.worker is None
+    assert (tmp_path / "selections/order.parquet").exists()
+
+
+def test_a_task_that_raises_comes_back_as_a_value_with_its_traceback(pool: RayPool) -> None:
+    pool.submit(selection(neurons="many"))
+    (raised,) = wait_for(pool, 1)
+    assert isinstance(raised, Raised)
+    assert "prepare.py" in raised.traceback
+
+
+def test_a_killed_actor_is_lost_and_can_be_started_again(pool: RayPool, ref: ModelRef) -> None:
+    pool.load(0, ref)
+    wait_for(pool, 1)
+    os.kill(int(pool.sees(0)["pid"] or 0), signal.SIGKILL)
+    pool.send(0, selection())
+    (lost,) = wait_for(pool, 1)
+    assert isinstance(lost, Lost)
+    pool.load(0, ref)
+    assert wait_for(pool, 1) == [Ready(worker=0)]
+
+
+def test_a_model_that_cannot_be_loaded_is_a_lost_worker_with_the_reason(
+    pool: RayPool, ref: ModelRef, tmp_path: Path
+) -> None:
+    gone = ModelRef(
+        name="gone",
+        folder=str(tmp_path / "gone"),
+        dtype="float32",
+        device="cpu",
+        threads=1,
+        facts=ref.facts,
+    )
+    pool.load(1, gone)
+    (lost,) = wait_for(pool, 1)
+    assert isinstance(lost, Lost)
+    assert "gone" in lost.reason
+
+
+def test_an_address_where_no_cluster_answers_is_named() -> None:
+    with pytest.raises(PoolError, match="127.0.0.1:1"), ray_pool.connected("127.0.0.1:1"):
+        pass

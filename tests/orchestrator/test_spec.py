@@ -1,0 +1,266 @@
+"""Reading a sweep file: every mistake at once, each with its path and what to do."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator import specfile
+from orchestrator.mistakes import SpecError
+from orchestrator.spec import parse, resolved
+
+law = settings(max_examples=40, deadline=None)
+LEAST = {"models": ["zoo:opt"], "methods": ["zero"]}
+
+
+def mistakes(**changes: Any) -> dict[str, str]:
+    """Return the mistakes of the least sweep with these keys changed, by path."""
+    with pytest.raises(SpecError) as caught:
+        parse({**LEAST, **changes})
+    return {m.path: m.message for m in caught.value.mistakes}
+
+
+def data(**changes: Any) -> dict[str, Any]:
+    return {"texts": {"source": "zoo:text", **changes}}
+
+
+def test_only_models_and_methods_must_be_there() -> None:
+    spec = parse(LEAST)
+    assert spec.name == "sweep"
+    assert spec.fractions == tuple(Decimal(i) / 10 for i in range(11))
+    assert spec.seeds.masks == tuple(range(10))
+    assert list(spec.data) == ["stdlib", "digits"]
+    assert spec.sites == ("attn_pre_out",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "said"),
+    [
+        ({"metods": ["mean"]}, "metods", "unknown key; did you mean 'methods'"),
+        ({"grids": []}, "grids", "designed but not built yet"),
+        ({"store": "s3://x"}, "store", "designed but not built yet"),
+        ({"models": []}, "models", "give at least one"),
+        ({"models": [3]}, "models[0]", "found 3"),
+        ({"models": [{"id": ""}]}, "models[0].id", "at least 1 character"),
+        ({"models": [{"dtype": "float32"}]}, "models[0].id", "must be given"),
+        ({"models": [{"id": "x", "dtyp": "float32"}]}, "models[0].dtyp", "did you mean 'dtype'"),
+        ({"models": [{"id": "x", "dtype": "int8"}]}, "models[0].dtype", "found 'int8'"),
+        ({"models": [{"id": "x", "shards": 2}]}, "models[0].shards", "found 2"),
+        ({"models": [{"id": "x", "data": "web"}]}, "models[0].data", "no data source is named"),
+        ({"models": ["zoo:opt", "zoo:opt"]}, "models[1]", "stands here twice"),
+        ({"methods": []}, "methods", "give at least one"),
+        ({"methods": ["maen"]}, "methods[0]", "did you mean 'mean'"),
+        ({"methods": ["zero", "noise"]}, "methods[1]", "designed but not built yet"),
+        ({"methods": ["peak", {"peak": {"estimator": "smooth"}}]}, "methods[1]", "twice"),
+        ({"fractions": [0.1, 1.2]}, "fractions", "1.2; a fraction lies between 0 and 1"),
+        ({"seeds": []}, "seeds", "at least one seed"),
+        ({"seeds": {"mask": 2}}, "seeds.mask", "did you mean 'masks'"),
+        ({"sites": ["mlp_mid"]}, "sites[0]", "designed but not built yet"),
+        ({"units": ["head"]}, "units[0]", "designed but not built yet"),
+        ({"selections": ["score"]}, "selections[0]", "designed but not built yet"),
+        ({"layers": [1]}, "layers", "input should be 'all'"),
+        ({"name": "../up"}, "name", "pattern"),
+        ({"name": False}, "name", "found False"),  # what YAML makes of `no`
+        ({"data": {}}, "data", "give at least one"),
+        ({"data": data(collect={"sequences": 0})}, "data.texts.collect.sequences", "found 0"),
+        ({"data": data(evaluate={"tokens": 0})}, "data.texts.evaluate.tokens", "found 0"),
+        ({"data": data(evaluate={"sequence": 9})}, "data.texts.evaluate.sequence", "did you mean"),
+        ({"data": data(collect={"sequences": 1, "tokens": 1})}, "data.texts.collect", "keep one"),
+        ({"data": data(sequence_length=7)}, "data.texts.sequence_length", "found 7"),
+        ({"data": {"texts": {"text": "body"}}}, "data.texts.source", "must be given"),
+        (
+            {"data": data(collect={"split": "train"}, evaluate={"split": "train"})},
+            "data.texts",
+            "must come from different ones",
+        ),
+        ({"data": data(collect={"split": "train"})}, "data.texts", "name both splits or none"),
+        ({"contrasts": [["zero", "mean"]]}, "contrasts[0]", "'mean' is not among"),
+        ({"contrasts": [["zero", "zero"]]}, "contrasts[0]", "contrasted with itself"),
+        ({"contrasts": [["zero"]]}, "contrasts[0][1]", "must be given"),
+        ({"statistics": {"bins": 100}}, "statistics.bins", "found 100"),
+        ({"statistics": {"shards": 65}}, "statistics.shards", "found 65"),
+        ({"evaluation": {"batch_tokens": "many"}}, "evaluation.batch_tokens", "found 'many'"),
+        ({"cluster": {"device": "tpu"}}, "cluster.device", "found 'tpu'"),
+        ({"cluster": {"workers": 0}}, "cluster.workers", "found 0"),
+    ],
+)
+def test_a_mistake_is_named_with_its_path_and_what_to_do(
+    changes: dict[str, Any], path: str, said: str
+) -> None:
+    found = mistakes(**changes)
+    assert list(found) == [path]
+    assert said in found[path]
+
+
+def test_all_mistakes_of_one_file_are_listed_together() -> None:
+    found = mistakes(
+        models=["zoo:opt", {"id": "x", "dtype": "int8"}],
+        methods=["maen", "median"],
+        fractions=[1.2],
+        seeds=[],
+        sites=["mlp_mid"],
+        colour="blue",
+        data=data(collect={"sequences": 0}, evaluate={"splt": "test"}),
+    )
+    assert set(found) == {
+        "models[1].dtype",
+        "methods[0]",
+        "methods[1]",
+        "fractions",
+        "seeds",
+        "sites[0]",
+        "colour",
+        "data.texts.collect.sequences",
+        "data.texts.evaluate.splt",
+    }
+
+
+def test_the_error_counts_and_lists_its_mistakes() -> None:
+    with pytest.raises(SpecError, match=r"2 mistakes in the sweep:\n  methods.*\n  seeds"):
+        parse({**LEAST, "methods": [], "seeds": []})
+    with pytest.raises(SpecError, match="1 mistake in the sweep"):
+        parse({**LEAST, "seeds": []})
+
+
+@pytest.mark.parametrize(("raw", "found"), [(None, "nothing"), ([], "list"), ("x", "str")])
+def test_a_file_that_is_no_mapping_is_refused(raw: object, found: str) -> None:
+    with pytest.raises(SpecError, match=f"found {found}, expected a mapping"):
+        parse(raw)
+
+
+def test_keys_that_are_no_text_are_a_mistake_too() -> None:
+    with pytest.raises(SpecError, match="keys should be strings"):
+        parse({**LEAST, 1: 2})
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"seeds": [2**63]}, "seeds"),  # the tables hold 64 bits, one of them the sign
+        ({"seeds": {"masking": -1}}, "seeds.masking"),
+        ({"seeds": {"masking": 2**64}}, "seeds.masking"),
+        ({"sites": ["attn_pre_out", "attn_pre_out"]}, "sites"),
+        ({"data": data(sequence_length=15)}, "data.texts.sequence_length"),
+    ],
+)
+@pytest.mark.xfail(reason="bug: accepted here, fails (or doubles points) once the sweep runs")
+def test_what_no_task_can_do_is_refused(changes: dict[str, Any], path: str) -> None:
+    assert any(found.startswith(path) for found in mistakes(**changes))
+
+
+@pytest.mark.xfail(reason="bug: wording; a sweep file has lists, not tuples (mistakes.py:87)")
+def test_one_thing_where_many_may_stand_is_told_to_be_a_list() -> None:
+    assert "list" in mistakes(methods="zero")["methods"]
+
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True)
+positive = st.integers(1, 10**6)
+seed_lists = st.lists(st.integers(0, 2**31), min_size=1, max_size=3, unique=True)
+spelled = st.sampled_from(
+    ["zero", "mean", "peak", "peak(paper)", "resample", {"peak": {"estimator": "paper"}}]
+)
+
+
+def _label(method: object) -> str:
+    return method if isinstance(method, str) else "peak(paper)"
+
+
+roles = st.one_of(
+    st.just({}), st.fixed_dictionaries({"sequences": positive}), st.just({"tokens": 7})
+)
+specs = st.fixed_dictionaries(
+    {
+        "models": st.lists(
+            names | st.fixed_dictionaries({"id": names, "dtype": st.just("bfloat16")}),
+            min_size=1,
+            max_size=3,
+            unique_by=lambda m: m if isinstance(m, str) else m["id"],
+        ),
+        "methods": st.lists(spelled, min_size=1, max_size=4, unique_by=_label),
+    },
+    optional={
+        "name": names,
+        "fractions": st.lists(st.floats(0, 1), min_size=1, max_size=4)
+        | st.just({"start": 0.05, "stop": 0.95, "step": 0.1}),
+        "seeds": st.integers(1, 5)
+        | seed_lists
+        | st.fixed_dictionaries({"masks": seed_lists, "donors": st.just(2), "masking": positive}),
+        "data": st.dictionaries(
+            names,
+            st.fixed_dictionaries(
+                {"source": names, "collect": roles},
+                optional={"sequence_length": st.integers(16, 99), "document": names},
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+        "statistics": st.just({"bins": 64, "shards": 3}),
+        "cluster": st.fixed_dictionaries({"workers": positive}),
+    },
+)
+
+
+@law
+@given(specs)
+def test_a_resolved_spec_reads_back_as_the_same_spec(raw: dict[str, Any]) -> None:
+    spec = parse(raw)
+    text = yaml.safe_dump(resolved(spec), sort_keys=False, allow_unicode=True)
+    assert parse(yaml.safe_load(text)) == spec
+
+
+def read(folder: Path, content: str | bytes) -> object:
+    file = folder / "sweep.yaml"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return specfile.raw(file)
+
+
+def test_a_file_is_read_as_plain_values(tmp_path: Path) -> None:
+    assert read(tmp_path, "models: [zoo:opt]\nfractions: {start: 0, stop: 1}\n") == {
+        "models": ["zoo:opt"],
+        "fractions": {"start": 0, "stop": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("name: a\nseeds: 1\nname: b\n", "line 3, column 1: the key 'name' stands twice"),
+        ("data: {a: {source: x, source: y}}\n", "the key 'source' stands twice"),
+        ("a: &one [1]\nb: *one\n", "line 2, column 4: an alias"),
+        ("a: &a [x,x,x]\nb: &b [*a,*a,*a]\nc: &c [*b,*b,*b]\n", "an alias"),
+        ("models: [zoo:opt\n", "is not YAML: line 2"),
+        ("a: b: c\n", "is not YAML: line 1"),
+        ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
+        ("a: 1\n---\nb: 2\n", "is not YAML"),
+        ("\x00", "is not YAML"),
+        ("a: 2024-99-99\n", "is not YAML"),
+        ("[" * 3_000, "is not YAML"),
+        (b"name: caf\xe9\n", "not UTF-8 text (byte 9)"),
+        ("# " + "x" * 2**20, "more than 1048576 bytes"),
+    ],
+)
+def test_what_is_not_plain_yaml_is_refused(tmp_path: Path, content: str | bytes, said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        read(tmp_path, content)
+    assert said in str(caught.value)
+    assert "sweep.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["name: {{ who }}\n", "? [a, b]\n: c\n"])
+@pytest.mark.xfail(
+    reason="bug: TypeError for a key that is a list or mapping, specfile.py:33", raises=TypeError
+)
+def test_a_key_that_is_no_text_is_refused(tmp_path: Path, content: str) -> None:
+    with pytest.raises(SpecError, match="is not YAML"):
+        read(tmp_path, content)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"No such file.*give the path of a sweep file"):
+        specfile.raw(tmp_path / "none.yaml")
+    with pytest.raises(SpecError, match="Is a directory"):
+        specfile.raw(tmp_path)

@@ -1,0 +1,290 @@
+"""The laws of docs/design.md: each holds, and its check fails when the law is broken.
+
+A law has a `Law`: `holds` asserts it, and `breaks` damages the code in one place.
+The first test asserts that every law holds; the second damages the code and
+asserts that the same check now fails, so no check is one that cannot fail.
+Deeper tests of single laws stand beside the modules they are about.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from orchestrator import aggregate, cells, host, names, plan, resume, spec, sweep
+from orchestrator.mistakes import Mistake, SpecError
+from orchestrator.store import Store
+from tests.orchestrator import planned
+from tests.sweeps import assert_same, written
+from tests.workers import holding, tiny
+from workers import ablation, folding, histogram, hooks, selection
+from workers.histogram import Histogram, MergeError, Windows
+
+TOY = """
+name: toy
+models: [zoo:vit]
+data:
+  digits:
+    source: zoo:digits
+    collect: {split: train, sequences: 40}
+    evaluate: {split: test, sequences: 20}
+methods: [zero, mean, peak(paper), resample]
+fractions: [0.3, 1]
+seeds: 2
+statistics: {shards: 5}
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Law:
+    holds: Callable[[Path], None]
+    breaks: Callable[[pytest.MonkeyPatch], None]
+
+
+# 1 Split anywhere, same answer.
+
+
+def shard(number: int) -> Histogram:
+    random = np.random.default_rng(number)
+    windows = Windows(exponent=np.array([-3, 0], np.int32), first=np.array([-4, -4]), bins=8)
+    counted = {name: random.integers(0, 9, 2) for name in ("zeros", "below", "above", "positive")}
+    return Histogram(
+        windows=windows,
+        shards=(number,),
+        counts=random.integers(0, 99, (2, 8)),
+        nan=np.zeros(2, np.int64),
+        pos_inf=np.zeros(2, np.int64),
+        neg_inf=np.zeros(2, np.int64),
+        minimum=random.normal(size=2),
+        maximum=random.normal(size=2) + 5,
+        moments=random.normal(size=(1, 2, 5)) * 10.0 ** random.integers(-9, 9),
+        **counted,
+    )
+
+
+def split_anywhere(_: Path) -> None:
+    parts = [shard(i) for i in range(4)]
+    flat = histogram.merge(parts)
+    tree = histogram.merge([histogram.merge([parts[3], parts[1]]), histogram.merge(parts[::2])])
+    assert flat.shards == tree.shards == (0, 1, 2, 3)
+    assert np.array_equal(flat.counts, tree.counts)
+    one, other = histogram.summarise(flat), histogram.summarise(tree)
+    assert one.mean.tobytes() == other.mean.tobytes()
+    assert one.kurtosis.tobytes() == other.kurtosis.tobytes()
+    with pytest.raises(MergeError):
+        histogram.merge([parts[0], histogram.merge(parts[:2])])
+
+
+def in_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
+    def joined(parts: list[tuple[int, ...]]) -> tuple[tuple[int, ...], list[int]]:
+        shards = [s for part in parts for s in part]
+        return tuple(shards), list(range(len(shards)))
+
+    monkeypatch.setattr(histogram, "_joined", joined)
+
+
+# 2 The same sweep gives the same numbers (on Ray: tests/test_sweep.py).
+
+
+def same_numbers(folder: Path) -> None:
+    file = written(folder, TOY)
+    sweep.run(file, out=folder / "one", local=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume, "CONSTANTS_PER_CALL", 3)
+        patch.setattr(resume, "DONATED_PER_CALL", 1)
+        # Interrupted: one model's share now, the rest later.
+        sweep.run(file, out=folder / "other", local=True, only="method = 'mean'")
+        sweep.run(file, out=folder / "other", local=True)
+    assert_same(folder / "one", folder / "other")
+
+
+def batches_by_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the shape of a batch depend on how many cells share a call."""
+    whole = host.Host._evaluate
+
+    def evaluate(self: host.Host, task: host.Task) -> dict[str, object]:
+        fewer = {**task.arguments, "batch_tokens": 17 * len(task.cells)}
+        return whole(self, replace(task, arguments=fewer))
+
+    monkeypatch.setattr(host.Host, "_evaluate", evaluate)
+
+
+# 3 A cell is named by the recipe of everything that changes its answer, and by nothing else.
+
+
+def named(
+    folder: Path, *, device: str = "cpu", digest: str = "weights", **changes: object
+) -> set[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        planned.know(patch, {"a": planned.facts(digest=digest)})
+        planned.documents(folder)
+        made = plan.make(spec.parse(planned.raw(**changes)), base=folder, device=device)
+    return set(made.cells)
+
+
+def named_by_recipe(folder: Path) -> None:
+    usual = named(folder)
+    assert named(folder, device="cuda") == usual
+    assert named(folder, cluster={"workers": 7}) == usual
+    assert named(folder, methods=["resample", "peak(paper)", "peak", "mean", "zero"]) == usual
+    assert named(folder, digest="other weights").isdisjoint(usual)
+    assert named(folder, models=[{"id": "a", "dtype": "bfloat16"}]).isdisjoint(usual)
+    assert named(folder, evaluation={"batch_tokens": 512}).isdisjoint(usual)
+
+
+def named_without_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(kind: str, recipe: dict[str, object]) -> str:
+        return names.name(kind, {k: v for k, v in recipe.items() if k != "dtype"})
+
+    monkeypatch.setattr(cells, "name", name)
+
+
+# 4 Done is a fact on disk.
+
+
+def done_on_disk(folder: Path) -> None:
+    store = Store.open(folder / "run")
+    assert store.commit("results/part", b"first")
+    assert not store.commit("results/part", b"second")
+    assert store.path("results/part").read_bytes() == b"first"
+    counts = dict.fromkeys(("tokens", "top1", "top10", "nan"), 3)
+    row = {"cell": "c", "document": "d", "sequence": 1, "loss": 2.0, **counts}
+    row |= dict.fromkeys(("kl", "tokens_rare", "top1_rare"))
+    twice = pl.LazyFrame([row, row])
+    assert aggregate.distinct(twice).collect().height == 1
+    with pytest.raises(aggregate.DifferingAnswersError, match="c"):
+        aggregate.distinct(pl.LazyFrame([row, {**row, "loss": 2.5}])).collect()
+
+
+def last_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    def commit(self: Store, file: str, content: bytes) -> bool:
+        self.replace(file, content)
+        return True
+
+    monkeypatch.setattr(Store, "commit", commit)
+
+
+# 5 Folding equals hooking.
+
+
+def folding_is_hooking(folder: Path) -> None:
+    model = tiny.model("opt", folder)
+    batch = tiny.batch(model, [1, 2, 3])
+    held, values = holding.random_held(model, 0.5), holding.random_values(model)
+    before = holding.bits(model)
+    with torch.inference_mode():
+        with holding.hooked_at(model, held, values):
+            hooked = hooks.hidden(model, batch)
+        with ablation.folded(model, "attn_pre_out", held, values):
+            folded = hooks.hidden(model, batch)
+    assert holding.difference(folded, hooked) < 1e-5
+    assert holding.bits(model) == before
+    assert holding.hooks_left(model) == 0
+
+
+def never_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding.ExitStack, "close", lambda self: None)
+
+
+# 6 Proof of effect is measured.
+
+
+def effect_is_measured(folder: Path) -> None:
+    model = tiny.model("opt", folder)
+    held, values = holding.random_held(model, 0.5), holding.random_values(model)
+    with ablation.folded(model, "attn_pre_out", held, values) as proof:
+        assert proof.told == proof.held == sum(map(len, held))
+    with pytest.MonkeyPatch.context() as patch:
+        # The fold writes to copies that the forward pass never sees.
+        patch.setattr(folding, "_own", lambda p, name: getattr(p, name).detach().clone())
+        with (
+            pytest.raises(folding.AblationError),
+            ablation.folded(model, "attn_pre_out", held, values),
+        ):
+            pass
+
+
+def believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_back(fold: folding.Fold, before: object) -> folding.Proof:
+        told = sum(len(part.columns_H) for part in fold._parts)
+        return folding.Proof(told=told, held=told, zero_before=0)
+
+    monkeypatch.setattr(folding.Fold, "_read_back", read_back)
+
+
+# 7 Masks are nested and shared between methods.
+
+
+def masks_are_nested(folder: Path) -> None:
+    drawn = selection.order(64, seed=3, layer=1)
+    held: set[int] = set()
+    for fraction in ("0.1", "0.35", "0.5", "1"):
+        k = selection.count(Decimal(fraction), 64)
+        more = set(selection.held(drawn, k).tolist())
+        assert held < more
+        assert len(more) == k
+        held = more
+    assert held == set(range(64))
+    assert selection.count(Decimal("0.35"), 10) == 4
+    with pytest.raises(SpecError, match="holds nothing"):
+        named(folder, fractions=[0.01])
+
+
+def any_k(monkeypatch: pytest.MonkeyPatch) -> None:
+    def held(order: np.ndarray, k: int) -> np.ndarray:
+        return np.sort(np.random.default_rng(k).permutation(order)[:k])
+
+    monkeypatch.setattr(selection, "held", held)
+
+
+# 8 A wrong input is refused before anything runs, every mistake at once.
+
+
+def all_mistakes_at_once(folder: Path) -> None:
+    file = written(
+        folder,
+        "modles: []\nmodels: [zoo:optt, ./nowhere]\nmethods: [peek]\nfractions: [1.2]\nseeds: []\n",
+    )
+    with pytest.raises(SpecError) as refused:
+        sweep.run(file, out=folder / "run", local=True)
+    paths = [m.path for m in refused.value.mistakes]
+    assert sorted(paths) == ["fractions", "methods[0]", "models[0]", "models[1]", "modles", "seeds"]
+    assert not (folder / "run").exists()
+
+
+def first_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(self: SpecError, mistakes: list[Mistake]) -> None:
+        self.mistakes = mistakes[:1]
+
+    monkeypatch.setattr(SpecError, "__init__", init)
+
+
+LAWS = {
+    1: Law(holds=split_anywhere, breaks=in_order_of_arrival),
+    2: Law(holds=same_numbers, breaks=batches_by_call),
+    3: Law(holds=named_by_recipe, breaks=named_without_dtype),
+    4: Law(holds=done_on_disk, breaks=last_one_wins),
+    5: Law(holds=folding_is_hooking, breaks=never_restored),
+    6: Law(holds=effect_is_measured, breaks=believed),
+    7: Law(holds=masks_are_nested, breaks=any_k),
+    8: Law(holds=all_mistakes_at_once, breaks=first_wins),
+}
+
+
+@pytest.mark.parametrize("number", LAWS)
+def test_the_law_holds(number: int, tmp_path: Path) -> None:
+    LAWS[number].holds(tmp_path)
+
+
+@pytest.mark.parametrize("number", LAWS)
+def test_a_breach_of_the_law_is_noticed(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LAWS[number].breaks(monkeypatch)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        LAWS[number].holds(tmp_path)

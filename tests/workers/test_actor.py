@@ -1,0 +1,140 @@
+"""A replica: thin, one model at a time, and the same as calling the library."""
+
+import gc
+import weakref
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.workers import tiny
+from workers import collect, hooks
+from workers.actor import NoModelError, Replica
+from workers.evaluate import evaluate
+from workers.loading import CheckpointError, load
+from workers.messages import Batch, CellOrder, ModelRef
+
+
+@pytest.fixture(scope="module")
+def opt(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    return tiny.ref(tiny.folder("opt", tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def replica(opt: ModelRef) -> Replica:
+    made = Replica()
+    made.load(opt)
+    return made
+
+
+def half_at_zero(layers: int, neurons: int) -> CellOrder:
+    return CellOrder(
+        cell="zero",
+        site="attn_pre_out",
+        held=(np.arange(0, neurons, 2),) * layers,
+        values=np.zeros((layers, neurons)),
+        donors=None,
+    )
+
+
+def two(replica: Replica) -> list[Batch]:
+    return [tiny.batch(replica.model, [0, 1]), tiny.batch(replica.model, [2])]
+
+
+def equal(a: object, b: object, *, but: tuple[str, ...] = ()) -> bool:
+    """Whether two dataclasses of arrays and plain values are the same."""
+    return type(a) is type(b) and all(
+        np.array_equal(getattr(a, field.name), getattr(b, field.name))
+        for field in fields(a)  # type: ignore[arg-type]
+        if field.name not in but
+    )
+
+
+def test_a_replica_answers_as_the_library_does(replica: Replica, opt: ModelRef) -> None:
+    model, batches = load(opt), two(replica)
+    order = half_at_zero(opt.facts.layers, opt.facts.neurons)
+    mine = replica.evaluate(batches, [order], {}, logits_bytes=1 << 20)[0]
+    direct = evaluate(model, batches, [order], {}, logits_bytes=1 << 20)[0]
+    assert equal(mine, direct, but=("seconds",))
+    assert replica.check(batches[0], order) < 1e-5
+
+
+def test_a_replica_collects_as_the_library_does(replica: Replica, opt: ModelRef) -> None:
+    model, batches = load(opt), two(replica)
+    windows = replica.pilot(batches, site="attn_pre_out", bins=64, seed=1)
+    assert equal(windows, collect.pilot(model, batches, site="attn_pre_out", bins=64, seed=1))
+    counted = replica.collect(batches, site="attn_pre_out", windows=windows, shard=3)
+    direct = collect.collect(model, batches, site="attn_pre_out", windows=windows, shard=3)
+    assert equal(counted, direct, but=("windows",))
+    ends = {"low": windows.centre - 1, "high": windows.centre + 1}
+    again = replica.recount(batches, site="attn_pre_out", **ends, shard=3)
+    assert equal(again, collect.recount(model, batches, site="attn_pre_out", **ends, shard=3))
+
+
+def test_loading_another_model_lets_the_old_one_go_first(
+    replica: Replica, opt: ModelRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, gone = weakref.ref(replica.model.module), []
+    order = half_at_zero(opt.facts.layers, opt.facts.neurons)
+    replica.evaluate(two(replica), [order], {}, logits_bytes=1 << 20)  # weights were cloned
+
+    def watched(ref: ModelRef) -> object:
+        gone.append(old() is None)
+        return load(ref)
+
+    monkeypatch.setattr("workers.loading.load", watched)
+    replica.load(replace(opt, dtype="bfloat16"))
+    assert gone == [True]
+    assert replica.model.dtype == torch.bfloat16
+
+
+def test_loading_what_is_held_already_does_nothing(replica: Replica, opt: ModelRef) -> None:
+    before = replica.model
+    replica.load(replace(opt))
+    assert replica.model is before
+
+
+def test_a_replica_without_a_model_says_so(opt: ModelRef) -> None:
+    replica = Replica()
+    with pytest.raises(NoModelError, match="Call `load` first"):
+        replica.evaluate([], [], {}, logits_bytes=1)
+    with pytest.raises(CheckpointError):
+        replica.load(replace(opt, facts=replace(opt.facts, digest="0" * 64)))
+    with pytest.raises(NoModelError):
+        _ = replica.model
+
+
+def test_a_failed_load_does_not_leave_the_old_model_behind(replica: Replica, opt: ModelRef) -> None:
+    with pytest.raises(CheckpointError):
+        replica.load(replace(opt, folder=str(Path(opt.folder) / "nowhere")))
+    with pytest.raises(NoModelError):
+        _ = replica.model
+
+
+def test_a_replica_describes_what_it_computes_with(replica: Replica) -> None:
+    said = replica.describe()
+    assert set(said) == {
+        "python",
+        "torch",
+        "transformers",
+        "timm",
+        "numpy",
+        "device",
+        "threads",
+        "dtype",
+    }
+    assert (said["torch"], said["dtype"]) == (torch.__version__, "float32")
+    assert said["threads"] == "1" == str(torch.get_num_threads())
+    assert "dtype" not in Replica().describe()
+
+
+def test_a_replica_leaves_no_hook_behind(replica: Replica, opt: ModelRef) -> None:
+    order = half_at_zero(opt.facts.layers, opt.facts.neurons)
+    replica.evaluate(two(replica), [order], {}, logits_bytes=1 << 20)
+    replica.check(two(replica)[0], order)
+    modules = replica.model.module.modules()
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in modules)
+    assert hooks.projections(replica.model, "attn_pre_out")
+    gc.collect()

@@ -1,0 +1,143 @@
+"""Scores are those of a plain log-softmax, whatever the budget, and of scored positions alone.
+
+Shapes: S sequences, T positions, D width of the hidden states, M scored
+positions, V tokens of the vocabulary.
+"""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.messages import NOT_SCORED
+from workers.metrics import score
+
+S, T, D, V = 3, 5, 4, 23
+
+
+def drawn(seed: int, scored: float = 0.6) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+    """Return hidden states (S, T, D), a head (V, D) and targets (S, T)."""
+    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    targets_ST = rng.integers(0, V, (S, T))
+    targets_ST[rng.random((S, T)) > scored] = NOT_SCORED
+    return (
+        torch.randn(S, T, D, generator=generator),
+        torch.randn(V, D, generator=generator),
+        targets_ST,
+    )
+
+
+@given(st.integers(0, 1000), st.integers(1, S * T + 2))
+@settings(deadline=None)
+def test_sums_are_those_of_plain_numpy_whatever_the_budget(seed: int, rows: int) -> None:
+    hidden_STD, head_VD, targets_ST = drawn(seed)
+    found = score(
+        lambda hidden_MD: hidden_MD @ head_VD.T,
+        hidden_STD,
+        targets_ST,
+        vocabulary=V,
+        budget=4 * V * rows,
+    )
+    logits_STV = hidden_STD.double().numpy() @ head_VD.double().numpy().T
+    for s in range(S):
+        scored = np.flatnonzero(targets_ST[s] != NOT_SCORED)
+        logits_MV, target_M = logits_STV[s, scored], targets_ST[s, scored]
+        own_M = logits_MV[np.arange(len(scored)), target_M]
+        rank_M = (logits_MV > own_M[:, None]).sum(axis=1)
+        loss = (np.log(np.exp(logits_MV).sum(axis=1)) - own_M).sum()
+        assert found.tokens[s] == len(scored)
+        assert found.top1[s] == (rank_M == 0).sum()
+        assert found.top10[s] == (rank_M < 10).sum()
+        assert found.loss[s] == pytest.approx(loss, rel=1e-5, abs=1e-6)
+        assert found.nan[s] == 0
+
+
+def test_logits_are_made_of_scored_positions_alone_and_never_more_than_fit() -> None:
+    hidden_STD, head_VD, targets_ST = drawn(1)
+    fed: list[Tensor] = []
+
+    def scores(hidden_MD: Tensor) -> Tensor:
+        fed.append(hidden_MD)
+        return hidden_MD @ head_VD.T
+
+    score(scores, hidden_STD, targets_ST, vocabulary=V, budget=4 * V * 2 + 1)
+    assert max(len(hidden_MD) for hidden_MD in fed) == 2
+    assert torch.equal(torch.cat(fed), hidden_STD[torch.from_numpy(targets_ST != NOT_SCORED)])
+
+
+def test_a_budget_below_one_row_is_refused() -> None:
+    hidden_STD, head_VD, targets_ST = drawn(1)
+    with pytest.raises(ValueError, match=f"Allow at least|{4 * V} bytes"):
+        score(
+            lambda hidden_MD: hidden_MD @ head_VD.T,
+            hidden_STD,
+            targets_ST,
+            vocabulary=V,
+            budget=4 * V - 1,
+        )
+
+
+def scored(logits_MV: list[list[float]], target_M: list[int]) -> tuple[list[int], list[int]]:
+    """Return top-1 and top-10 of one sequence whose logits are given."""
+    logits = torch.tensor(logits_MV)
+    sums = score(
+        lambda hidden_MD: logits,
+        torch.zeros(1, len(target_M), D),
+        np.array([target_M]),
+        vocabulary=logits.shape[1],
+        budget=1 << 20,
+    )
+    return sums.top1.tolist(), sums.top10.tolist()
+
+
+def test_of_equal_logits_the_lower_token_ranks_first() -> None:
+    assert scored([[2.0, 2.0, 1.0]], [0]) == ([1], [1])
+    assert scored([[2.0, 2.0, 1.0]], [1]) == ([0], [1])
+
+
+def test_a_model_that_cannot_tell_tokens_apart_is_not_right_everywhere() -> None:
+    flat = [[0.0] * 50] * 50
+    assert scored(flat, list(range(50))) == ([1], [10])
+
+
+def test_a_loss_that_is_not_a_number_is_counted_and_left_out() -> None:
+    logits_MV = torch.tensor([[0.0, 1.0], [float("nan"), 1.0], [float("inf"), 0.0], [3.0, 1.0]])
+    sums = score(
+        lambda hidden_MD: logits_MV,
+        torch.zeros(2, 2, D),
+        np.array([[1, 0], [0, 0]]),
+        vocabulary=2,
+        budget=1 << 20,
+    )
+    assert sums.tokens.tolist() == [2, 2]
+    assert sums.nan.tolist() == [1, 1]
+    assert sums.top1.tolist() == [1, 1]
+    assert sums.loss == pytest.approx([np.log1p(np.exp(-1)), np.log1p(np.exp(-2))])
+
+
+def test_sequences_without_a_scored_position_have_zero_sums() -> None:
+    hidden_STD, head_VD, _ = drawn(2)
+    sums = score(
+        lambda hidden_MD: hidden_MD @ head_VD.T,
+        hidden_STD,
+        np.full((S, T), NOT_SCORED),
+        vocabulary=V,
+        budget=1 << 20,
+    )
+    for found in (sums.tokens, sums.top1, sums.top10, sums.loss, sums.nan):
+        assert found.tolist() == [0] * S
+    assert sums.loss.dtype == np.float64
+
+
+def test_half_precision_logits_are_scored_in_single_precision() -> None:
+    logits_MV = torch.randn(4, V, generator=torch.Generator().manual_seed(3)).bfloat16()
+    target_M = np.array([[1, 2, 3, 4]])
+    sums = score(
+        lambda hidden_MD: logits_MV, torch.zeros(1, 4, D), target_M, vocabulary=V, budget=1 << 20
+    )
+    exact = torch.log_softmax(logits_MV.double(), dim=1)[torch.arange(4), target_M[0]]
+    assert sums.loss[0] == pytest.approx(-exact.sum().item(), rel=1e-6)
