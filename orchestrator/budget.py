@@ -90,11 +90,10 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
     pilot = statistics.pilot_positions * rows * width
     work = max(donors + evaluation.logits_bytes * 3, histogram, pilot)
     data = plan.spec.data[next(m.data for m in plan.spec.models if m.id == ref.name) or ""]
-    collected = (data.collect.sequences or 256) * facts.window
-    evaluated = (data.evaluate.sequences or 64) * facts.window
-    passes = (
-        collected * (3 if any("fixed" in t.label for t in plan.tasks) else 2) + evaluated * cells
-    )
+    collected = data.positions("collect", facts.window)
+    evaluated = data.positions("evaluate", facts.window)
+    passes = 3 if any(t.kind == "recount" for t in plan.tasks) else 2
+    positions_fed = collected * passes + evaluated * cells
     return Need(
         model=ref.name,
         replica_bytes=PROCESS_BYTES * (ref.device == "cpu")
@@ -104,7 +103,7 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
         + work,
         partial_bytes=rows * (statistics.bins * 8 + 120),
         cells=cells,
-        seconds=2 * facts.parameters * passes / FLOPS[ref.device],
+        seconds=2 * facts.parameters * positions_fed / FLOPS[ref.device],
     )
 
 
@@ -144,7 +143,13 @@ def workers(plan: Plan, cluster: Mapping[str, float], *, asked: int | None = Non
             f"the plan asks for {asked} workers, one {kind} each, and the cluster has"
             f" {_spelled(cluster)}"
         )
-    return min(count, asked or count)
+    if asked is not None and asked > count:
+        largest = needs.largest
+        raise PoolError(
+            f"the plan asks for {asked} workers, {largest.replica_bytes / 2**30:.1f} GiB each for"
+            f" {largest.model}, and the cluster has {_spelled(cluster)}"
+        )
+    return asked or count
 
 
 def _spelled(cluster: Mapping[str, float]) -> str:

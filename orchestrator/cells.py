@@ -29,7 +29,7 @@ class Cell:
     label: str
     """What people read, for example `zoo:opt peak at 0.5, mask 3`."""
     after: tuple[str, ...]
-    """Names of the tasks that make the files it needs."""
+    """Files it needs."""
     arguments: Mapping[str, object]
     """What `orchestrator.host` turns into a CellOrder."""
     donated: bool
@@ -118,7 +118,7 @@ def _cell(
     seed: int,
     donor_seed: int | None,
 ) -> Cell:
-    data_name, _ = inputs.data
+    data_name, data_file = inputs.data
     recipe: dict[str, object] = {
         "model": ref.facts.digest,
         "dtype": ref.dtype,
@@ -127,7 +127,7 @@ def _cell(
         "logits_bytes": spec.evaluation.logits_bytes,
     }
     arguments: dict[str, object] = {"site": site, "each": each, "method": method.label}
-    after = [data_name]
+    after = [data_file]
     if each:
         recipe |= {"site": site, "unit": "neuron", "layers": "all"}
         recipe["method"] = {"method": method.method, "parameters": dict(method.parameters)}
@@ -137,7 +137,7 @@ def _cell(
             selection, file = inputs.selections[seed]
             recipe["held"] = {"selection": selection, "each": each}
             arguments["selection"] = file
-            after.append(selection)
+            after.append(file)
         if donor_seed is None:
             values, file = inputs.centres[method.label]
             arguments["centres"] = file
@@ -145,7 +145,7 @@ def _cell(
             values, file = inputs.donors[method.parameters["source"], donor_seed]
             arguments["donors"] = file
         recipe["values"] = values
-        after.append(values)
+        after.append(file)
     return Cell(
         name=name("cell", recipe),
         model=ref.name,

@@ -20,6 +20,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from orchestrator import budget as budgeting
 from orchestrator import printing
@@ -83,20 +84,20 @@ def run(
         out.print(part)
     out.print("\nIntervals are 95 % and pointwise; they cover documents and masks.")
     for line in printing.contrast_lines(results.table(store, "contrasts").collect()):
-        out.print(line, highlight=False, soft_wrap=True)
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     for note in results.notes(store):
-        out.print(f"[yellow]note[/] {note}")
+        out.print("[yellow]note[/] " + escape(note))
     out.print(
         f"\n{ended.computed:,} cells computed now, {ended.found:,} found. Tables: {ended.run}"
         f"   Report: {ended.page}",
         soft_wrap=True,
     )
     for failure in ended.failures:
-        err.print(
-            f"[red]failed[/] {failure.label}: {failure.error} ({failure.blocked} tasks not tried"
-            f" because of it); details in {ended.run}/failures/{failure.task}.json",
-            soft_wrap=True,
+        said = (
+            f"{failure.label}: {failure.error} ({failure.blocked} tasks not tried because of it);"
+            f" details in {ended.run}/failures/{failure.task}.json"
         )
+        err.print("[red]failed[/] " + escape(said), soft_wrap=True)
     raise typer.Exit(1 if ended.failures else 0)
 
 
@@ -113,14 +114,14 @@ def status(
         return
     if watch:
         with Live(printing.status_table(found), console=out) as live:
-            while not found.finished:
+            while not found.finished and found.driver is not None:
                 time.sleep(2)
                 found = status_of(run)
                 live.update(printing.status_table(found))
         return
     out.print(printing.status_table(found))
     for failure in found.failures:
-        out.print(f"[red]failed[/] {failure}", soft_wrap=True)
+        out.print("[red]failed[/] " + escape(failure), soft_wrap=True)
 
 
 @app.command()
@@ -153,7 +154,7 @@ def _plan_json(made: object, needs: budgeting.Budget) -> dict[str, object]:
     }
 
 
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
+def _on_signal(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
@@ -171,12 +172,9 @@ def _exit_codes() -> Iterator[None]:
     except StoreError as error:
         err.print(str(error), markup=False, soft_wrap=True)
         sys.exit(4)
-    except KeyboardInterrupt:
-        err.print("Interrupted. Nothing is lost: run the same command again to go on.")
-        sys.exit(130)
     except SystemExit as error:
-        if error.code == 128 + signal.SIGTERM:
-            err.print("Terminated. Nothing is lost: run the same command again to go on.")
+        if error.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            err.print("Interrupted. Nothing is lost: run the same command again to go on.")
         raise
     except Exception:
         err.print(traceback.format_exc(), markup=False, highlight=False)
@@ -186,6 +184,7 @@ def _exit_codes() -> Iterator[None]:
 
 def main() -> None:
     """Run the command line; ends the process with one of the exit codes above."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
     with _exit_codes():
         app(prog_name="peaksweep", standalone_mode=True)

@@ -37,8 +37,8 @@ class Builder:
         self.spec, self.ref, self.data, self.base, self.digest = spec, ref, data, base, digest
         self.slug = slug(ref.name)
         self.tasks: list[Task] = []
-        collected = spec.data[data].collect.sequences or 256
-        self.pass_cost = float(ref.facts.parameters * collected * ref.facts.window)
+        collected = spec.data[data].positions("collect", ref.facts.window)
+        self.pass_cost = float(ref.facts.parameters * collected)
 
     def build(self) -> Inputs:
         """Add every task of the model but its evaluations; return what its cells need."""
@@ -97,13 +97,13 @@ class Builder:
             "bos": data.bos,
             "image": facts.image,
             "masking": masking,
+            "specials": dict(facts.specials),
+            "vocabulary": facts.vocabulary if masking is not None else None,
         }
         arguments = {
             "source": data.source,
             "base": str(self.base),
             "folder": self.ref.folder,
-            "specials": dict(facts.specials),
-            "vocabulary": facts.vocabulary,
             **recipe,
         }
         file = f"data/{self.slug}/{slug(self.data)}.parquet"
@@ -132,7 +132,7 @@ class Builder:
         arguments = {**recipe, "data": data[1], "closing": closing}
         label = f"donors {source} {seed}"
         return self._add(
-            "prepare", "donors", label, recipe, arguments, after=[data[0]], folder="donors"
+            "prepare", "donors", label, recipe, arguments, after=[data[1]], folder="donors"
         )
 
     def _centres(self, data: tuple[str, str]) -> dict[str, tuple[str, str]]:
@@ -166,7 +166,7 @@ class Builder:
                 f"centres {method.label}",
                 recipe,
                 arguments,
-                after=[of[0]] if of else [],
+                after=[of[1]] if of else [],
                 folder="centres",
             )
         return centres
@@ -192,7 +192,7 @@ class Builder:
             "pilot",
             recipe,
             {**common, **settings},
-            after=[data[0]],
+            after=[data[1]],
             folder="partials",
             on_model=True,
             cost=self.pass_cost,
@@ -204,7 +204,7 @@ class Builder:
                 f"counts of shard {shard}",
                 {"windows": pilot[0], "shard": shard, **on, "shards": statistics.shards},
                 {**common, "windows": pilot[1], "shard": shard},
-                after=[data[0], pilot[0]],
+                after=[data[1], pilot[1]],
                 folder="partials",
                 on_model=True,
                 cost=self.pass_cost / statistics.shards,
@@ -223,7 +223,7 @@ class Builder:
                 f"fixed counts of shard {shard}",
                 {"of": counts[0], "bins": PAPER_BINS, "shard": shard},
                 {**common, "of": counts[1], "bins": PAPER_BINS, "shard": shard},
-                after=[data[0], counts[0]],
+                after=[data[1], counts[1]],
                 folder="partials",
                 on_model=True,
                 cost=self.pass_cost / statistics.shards,
@@ -242,7 +242,7 @@ class Builder:
                     f"{kind.replace('_', ' ')} of {len(group)}",
                     {"of": [n for n, _ in group]},
                     {"parts": [f for _, f in group]},
-                    after=[n for n, _ in group],
+                    after=[f for _, f in group],
                     folder="partials",
                 )
                 for group in groups
@@ -264,6 +264,6 @@ class Builder:
             "statistics",
             {"of": counts[0]},
             arguments,
-            after=[counts[0]],
+            after=[counts[1]],
             folder="statistics",
         )

@@ -107,7 +107,7 @@ def _place(path: Path) -> Path:
 def _kept(path: Path) -> ModelFacts | ModelError | None:
     try:
         return _facts(json.loads(_place(path).read_text()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):  # a kept file of another kind
         return None
 
 

@@ -83,7 +83,7 @@ def from_pydantic(
         case "too_short":
             message = "is empty; give at least one"
         case _:
-            text = str(error["msg"])
+            text = str(error["msg"]).replace("tuple", "list")
             message = f"found {error.get('input')!r}; {text[0].lower()}{text[1:]}"
     return Mistake(path=path, message=message)
 

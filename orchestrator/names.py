@@ -33,6 +33,9 @@ ALGORITHM: Mapping[str, int] = {
 LENGTH = 24
 """Hexadecimal digits of a name: 96 bits, one collision in 1e16 among a million names."""
 
+LONGEST = 100
+"""Characters of a path component made from a text."""
+
 
 def canonical(value: object) -> str:
     """Return `value` as JSON with one spelling: sorted keys, no spaces, no NaN."""
@@ -56,4 +59,7 @@ def slug(text: str) -> str:
     Never empty, never hidden, never a way out of a folder; two texts may share
     a slug, which the plan refuses.
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-") or "unnamed"
+    short = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-") or "unnamed"
+    if len(short) <= LONGEST:
+        return short
+    return f"{short[-LONGEST + 13 :]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

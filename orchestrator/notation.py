@@ -5,6 +5,7 @@ spec keeps, or raises ValueError saying what was found and what to write. What
 is designed but not built yet is refused by name.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -16,6 +17,8 @@ LATER_METHODS = ("median", "quantile", "optimal", "marginal", "noise", "nearest_
 ESTIMATORS = ("smooth", "paper")
 LATER_ESTIMATORS = ("half_sample",)
 LATER_RESAMPLES = ("random", "random_tokens", "random_characters", "generated", "random_pixels")
+LARGEST_SEED = 2**63 - 1
+"""Seeds are columns of 64-bit integers."""
 
 _PARAMETER = {"peak": ("estimator", "smooth"), "resample": ("source", "dataset")}
 
@@ -30,8 +33,6 @@ def method(value: object) -> object:
         options = {_PARAMETER.get(match[1], ("",))[0]: match[2]} if match else None
     elif isinstance(value, Mapping) and len(value) == 1:
         name, options = next(iter(value.items()))
-    elif isinstance(value, Mapping) and set(value) == {"method", "parameters"}:
-        return value
     else:
         raise ValueError(
             f"found {value!r}, expected a method's name (`mean`) or a mapping of one name to its"
@@ -61,8 +62,8 @@ def fractions(value: object) -> object:
         if set(value) != {"start", "stop", "step"}:
             raise ValueError("a range of fractions needs exactly `start`, `stop` and `step`")
         start, stop, step = (_decimal(value[k]) for k in ("start", "stop", "step"))
-        if step <= 0:
-            raise ValueError(f"step {step} must be above 0")
+        if step <= 0 or stop < start:
+            raise ValueError(f"{start} to {stop} in steps of {step} makes no fractions")
         if (stop - start) / step > 10_000:
             raise ValueError(f"step {step} makes more than 10,000 fractions")
         steps = range(int((stop - start) / step) + 1)
@@ -83,7 +84,7 @@ def fractions(value: object) -> object:
 def _decimal(value: object) -> Decimal:
     if isinstance(value, Decimal):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"found {value!r}, expected a number between 0 and 1")
     return Decimal(repr(value))  # the decimal that was written, not the binary float nearest to it
 
@@ -100,9 +101,15 @@ def seeds(value: object) -> object:
 
 def _seed_list(value: object, what: str) -> tuple[int, ...]:
     if isinstance(value, int) and not isinstance(value, bool):
+        if value > 10_000:
+            raise ValueError(f"{what}: found {value}, expected 10,000 seeds at most")
         value = list(range(value))
-    if not isinstance(value, (list, tuple)) or not all(type(v) is int and v >= 0 for v in value):
-        raise ValueError(f"{what}: found {value!r}, expected a number or a list of seeds ≥ 0")
+    if not isinstance(value, (list, tuple)) or not all(
+        type(v) is int and 0 <= v <= LARGEST_SEED for v in value
+    ):
+        raise ValueError(
+            f"{what}: found {value!r}, expected a number or a list of seeds from 0 to 2^63 - 1"
+        )
     if not value:
         raise ValueError(f"no {what}; at least one seed is needed")
     if len(set(value)) < len(value):

@@ -55,11 +55,13 @@ def make(spec: Spec, *, base: Path, device: str) -> Plan:
     mistakes += [
         Mistake(
             path="evaluation.batch_tokens",
-            message=f"{spec.evaluation.batch_tokens} is less than one window of {ref.name}"
-            f" ({ref.facts.window} positions); allow at least that many",
+            message=f"{spec.evaluation.batch_tokens} is less than one window of {model.id}"
+            f" ({window} positions); allow at least that many",
         )
-        for ref in refs.values()
-        if spec.evaluation.batch_tokens < ref.facts.window
+        for model in spec.models
+        if model.id in refs and model.data in spec.data
+        for window in [spec.data[model.data].sequence_length or refs[model.id].facts.window]
+        if spec.evaluation.batch_tokens < window
     ]
     mistakes += [
         Mistake(
@@ -226,7 +228,8 @@ def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:
     after = dict.fromkeys(n for c in cells for n in c.after)
     data = next(t for t in plan.tasks if t.kind == "data" and t.arguments["model"] == ref.name)
     evaluation = plan.spec.evaluation
-    evaluated = plan.spec.data[data.arguments["data_name"]].evaluate.sequences or 64
+    source = plan.spec.data[data.arguments["data_name"]]
+    evaluated = source.positions("evaluate", ref.facts.window)
     return Task(
         name=made,
         stage="evaluate",
@@ -244,7 +247,7 @@ def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:
             "cells": {c.name: dict(c.arguments) for c in cells},
         },
         cells=tuple(names),
-        cost=float(len(cells) * ref.facts.parameters * evaluated * ref.facts.window),
+        cost=float(len(cells) * ref.facts.parameters * evaluated),
     )
 
 

@@ -13,7 +13,7 @@ document in a seeded order, so that few windows still mean many documents.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,14 @@ from numpy.typing import NDArray
 from orchestrator import sources
 from orchestrator.names import canonical
 from orchestrator.sources import Document
+from orchestrator.spec import DEFAULT_SEQUENCES, SHORTEST
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tasks import Task
 from workers.data import causal_targets, corrupt, windows
 from workers.selection import order
 from workers.tokenising import encode
 
-SHORTEST = 16
-"""Positions of the shortest window that is kept: shorter ones say little and pad much."""
 _PURPOSE = 3  # keeps this stream apart from those of `workers.selection` and `workers.data`
-DEFAULT_SEQUENCES = {"collect": 256, "evaluate": 64}
 
 
 class PrepareError(ValueError):
@@ -92,56 +90,52 @@ def _roles(
             yield role, document
 
 
-def _turns(windows_of: Mapping[str, Sequence[Window]]) -> list[Window]:
-    """Return all windows, taken one per document in turns, documents in hashed order."""
-    ordered = sorted(windows_of, key=lambda name: hashlib.sha256(name.encode()).digest())
-    longest = max((len(w) for w in windows_of.values()), default=0)
-    return [windows_of[n][i] for i in range(longest) for n in ordered if i < len(windows_of[n])]
+def _turns(windows_of: Iterable[Sequence[Window]], limit: int) -> list[Window]:
+    """Return `limit` windows at most, taken one per document in turns.
+
+    Documents are looked at only as long as the first turn needs more of them.
+    """
+    first: list[Sequence[Window]] = []
+    for made in windows_of:
+        if len(first) == limit:
+            break
+        if made:
+            first.append(made)
+    longest = max(map(len, first), default=0)
+    return [w[i] for i in range(longest) for w in first if i < len(w)][:limit]
 
 
-def _take(role: str, found: Sequence[Window], roles: Mapping[str, Any]) -> list[Window]:
-    asked = roles[role]
-    tokens, limit = asked["tokens"], asked["sequences"]
-    if isinstance(tokens, int):
-        totals = np.cumsum([len(w.input) for w in found])
-        limit = int(np.searchsorted(totals, tokens)) + 1
-    taken = list(found[: limit if isinstance(limit, int) else DEFAULT_SEQUENCES[role]])
-    if not taken:
+def _hashed(documents: Sequence[tuple[str, Document]], role: str) -> list[Document]:
+    """Return a role's documents in the order of their names' hashes."""
+    mine = [d for r, d in documents if r == role]
+    return sorted(mine, key=lambda d: hashlib.sha256(d.name.encode()).digest())
+
+
+def _limit(asked: Mapping[str, Any], role: str, window: int) -> int:
+    """Return how many sequences a role takes; a number of tokens means full windows."""
+    if asked["tokens"] is not None:
+        return -(-int(asked["tokens"]) // window)
+    return int(asked["sequences"] or DEFAULT_SEQUENCES[role])
+
+
+def _some(found: list[Window], role: str) -> list[Window]:
+    if not found:
         raise PrepareError(
             f"the source has no sequence for {role!r}: no document of its split is at least"
             f" {SHORTEST} positions long"
         )
-    return taken
+    return found
 
 
 def _text(
     task: Task, documents: Sequence[tuple[str, Document]], roles: Mapping[str, Any]
 ) -> pa.Table:
     a = task.arguments
-    specials = a["specials"]
     masked = a["modality"] == "masked"
-    encodings = encode(Path(a["folder"]), [d.text or "" for _, d in documents])
-    found: dict[str, dict[str, list[Window]]] = {"collect": {}, "evaluate": {}}
-    for (role, document), encoding in zip(documents, encodings, strict=True):
-        cut = windows(
-            encoding.ids,
-            length=a["window"],
-            bos=specials.get("bos"),
-            eos=specials.get("eos") if masked else None,
-            shortest=SHORTEST,
-        )
-        around = (specials.get("bos") is not None) + (masked and specials.get("eos") is not None)
-        made, start = [], 0
-        for input_T in cut:
-            end = start + len(input_T) - around
-            before = encoding.ends[start - 1] if start else 0
-            size = int(encoding.ends[end - 1] - before)
-            made.append(Window(document=document.name, input=input_T, bytes=size))
-            start = end
-        found[role][document.name] = made
     columns: dict[str, list[Any]] = {c: [] for c in _TEXT}
     for role in ("collect", "evaluate"):
-        for window in _take(role, _turns(found[role]), roles):
+        limit = _limit(roles[role], role, a["window"])
+        for window in _some(_turns(_windows(a, _hashed(documents, role)), limit), role):
             number = len(columns["sequence"])
             kinds = None
             if masked:
@@ -149,7 +143,7 @@ def _text(
                     window.input,
                     seed=a["masking"],
                     sequence=number,
-                    specials=specials,
+                    specials=a["specials"],
                     vocabulary=a["vocabulary"],
                 )
                 kinds = [kind for kind in kind_T if kind is not None]
@@ -163,6 +157,26 @@ def _text(
     return rows("text", {**columns, **lists, **fixed}, len(columns["sequence"]))
 
 
+def _windows(a: Mapping[str, Any], documents: Sequence[Document]) -> Iterator[list[Window]]:
+    """Yield every document's windows, tokenising a few documents at a time."""
+    bos, eos = a["specials"].get("bos"), a["specials"].get("eos")
+    closing = eos if a["modality"] == "masked" else None
+    around = (bos is not None) + (closing is not None)
+    for start in range(0, len(documents), _AT_ONCE):
+        some = documents[start : start + _AT_ONCE]
+        encodings = encode(Path(a["folder"]), [d.text or "" for d in some])
+        for document, encoding in zip(some, encodings, strict=True):
+            cut = windows(encoding.ids, length=a["window"], bos=bos, eos=closing, shortest=SHORTEST)
+            ends = np.cumsum([len(w) - around for w in cut])  # in tokens of the document
+            bytes_to = np.concatenate([[0], encoding.ends[ends - 1] if cut else []])
+            yield [
+                Window(document=document.name, input=w, bytes=int(size))
+                for w, size in zip(cut, np.diff(bytes_to), strict=True)
+            ]
+
+
+_AT_ONCE = 64
+"""Documents tokenised together."""
 _TEXT = ("role", "document", "sequence", "bytes", "input", "target", "kind")
 
 
@@ -170,19 +184,14 @@ def _images(
     task: Task, documents: Sequence[tuple[str, Document]], roles: Mapping[str, Any]
 ) -> pa.Table:
     a = task.arguments
-    by_name = {d.name: d for _, d in documents}
     columns: dict[str, list[Any]] = {
         c: [] for c in ("role", "document", "sequence", "image", "shape", "target")
     }
     for role in ("collect", "evaluate"):
-        empty = np.zeros(0, np.int64)
-        found = {
-            d.name: [Window(document=d.name, input=empty, bytes=0)]
-            for r, d in documents
-            if r == role
-        }
-        for window in _take(role, _turns(found), roles):
-            document = by_name[window.document]
+        taken = _hashed(documents, role)[: _limit(roles[role], role, 1)]
+        if not taken:
+            raise PrepareError(f"the source has no image for {role!r}")
+        for document in taken:
             assert document.image is not None
             columns["role"].append(role)
             columns["document"].append(document.name)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -23,8 +24,8 @@ def plan_table(console: Console, made: Plan, needs: Budget) -> None:
     """Print what a plan holds and needs."""
     points = len(made.rows)
     console.print(
-        f"[bold]{made.spec.name}[/]: {points:,} points are {len(made.cells):,} distinct cells, and"
-        f" {len(made.tasks):,} tasks come before them"
+        f"[bold]{escape(made.spec.name)}[/]: {points:,} points are {len(made.cells):,} distinct"
+        f" cells, and {len(made.tasks):,} tasks come before them"
     )
     table = Table(box=None, pad_edge=False)
     for column in (
@@ -53,6 +54,10 @@ def plan_table(console: Console, made: Plan, needs: Budget) -> None:
         f"rough time is that of one replica ({next(iter(made.models.values())).device});"
         f" {duration(needs.seconds)} in all"
     )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "unknown" if value is None else form.format(value)
 
 
 def counted(count: int, what: str) -> str:
@@ -104,13 +109,15 @@ def summary_tables(
     for model in models:
         rows = summary.filter((pl.col("model") == model) & (pl.col("units_held") == 0))
         if rows.is_empty():
-            yield f"\n[bold]{model}[/]: its baseline is not answered"
+            yield f"\n[bold]{escape(model)}[/]: its baseline is not answered"
             continue
         base = rows.row(0, named=True)
+        top1, top1_se = (_number(base[c], "{:.1%}") for c in ("top1", "top1_se"))
+        ce, ce_se = (_number(base[c], "{:.3f}") for c in ("ce", "ce_se"))
         yield (
-            f"\n[bold]{model}[/] on {base['data']}, unablated: Top-1 {base['top1']:.1%}"
-            f" (s.e. {base['top1_se']:.1%}), CE {base['ce']:.3f} nats (s.e. {base['ce_se']:.3f}),"
-            f" standard errors over {base['documents']} documents"
+            f"\n[bold]{escape(model)}[/] on {escape(base['data'])}, unablated: Top-1 {top1}"
+            f" (s.e. {top1_se}), CE {ce} nats (s.e. {ce_se}), standard errors over"
+            f" {counted(base['documents'], 'document')}"
         )
         here = method_label(curves.filter(pl.col("model") == model))
         for metric, title, form in (("top1", "Top-1", "{:.1%}"), ("ce", "CE, nats", "{:.3f}")):
@@ -150,7 +157,8 @@ def contrast_lines(contrasts: pl.DataFrame) -> Iterator[str]:
     for row in shown.sort("model", "a", "b", "fraction", nulls_last=True).iter_rows(named=True):
         where = "area over fractions" if row["fraction"] is None else f"at {row['fraction']:.0%}"
         yield (
-            f"{row['model']}: CE of {row['a']} minus {row['b']}, {where}: {row['estimate']:+.4f}"
-            f" [{row['low']:+.4f}, {row['high']:+.4f}] over {row['documents']} documents and"
+            f"{row['model']}: CE of {row['a']} minus {row['b']}, {where}:"
+            f" {_number(row['estimate'], '{:+.4f}')} [{_number(row['low'], '{:+.4f}')},"
+            f" {_number(row['high'], '{:+.4f}')}] over {counted(row['documents'], 'document')} and"
             f" {counted(row['masks'], 'mask')}"
         )

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -45,6 +46,8 @@ class Story:
         """Tell it on a console and in a run folder."""
         self._console = console
         self._file: TextIO = store.path("events.jsonl").open("a")
+        if self._file.tell():
+            self._file.write("\n")  # whoever wrote before may have been cut off in a line
         self._live = console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description:>9}"),
@@ -52,7 +55,7 @@ class Story:
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=console,
         )
         self._bars: dict[str, TaskID] = {}
@@ -96,8 +99,9 @@ class Story:
             if event in ("done", "failed", "blocked"):
                 self._progress.advance(bar, _size(task))
         if event in ("retried", "failed") and self._live:
-            self._progress.console.print(f"[yellow]{event}[/] {task.label}: {details.get('error')}")
-        about: dict[str, object] = {"task": task.name, "stage": task.stage, "label": task.label}
+            said = escape(f"{task.label}: {details.get('error')}")
+            self._progress.console.print(f"[yellow]{event}[/] {said}")
+        about: dict[str, object] = {"file": task.file, "stage": task.stage, "label": task.label}
         if event == "started" and task.cells:
             about["cells"] = list(task.cells)
         self.say(event, **about, **details)

@@ -24,7 +24,7 @@ CONSTANTS_PER_CALL = 8
 """Cells of constant methods evaluated in one call: long enough to hide the scheduler."""
 DONATED_PER_CALL = 16
 """Cells that share one pass of the donors."""
-_MEANS = ("pilot", "collect", "recount", "merge", "merge_fixed")
+MEANS = ("pilot", "collect", "recount", "merge", "merge_fixed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,7 @@ class Left:
     """What there is and what is left."""
 
     done: frozenset[str]
-    """Names of tasks that are done."""
+    """Files of the plan's tasks that are there."""
     tasks: tuple[Task, ...]
     """Tasks to run, evaluations among them."""
     answered: frozenset[str]
@@ -53,11 +53,11 @@ def left(plan: Plan, store: Store) -> Left:
         store.delete(file)
     present = {f for kind in _FOLDERS for f in store.files(kind)}
     _same_data(plan, store, present)
-    done = {t.name for t in plan.tasks if t.file in present}
+    done = {t.file for t in plan.tasks if t.file in present}
     answered, stale = _answered(plan, store)
     missing = [c for c in plan.cells.values() if c.name not in answered]
     needed = _needed(plan, done, missing)
-    tasks = [t for t in plan.tasks if t.name in needed]
+    tasks = [t for t in plan.tasks if t.file in needed]
     return Left(
         done=frozenset(done),
         tasks=(*tasks, *calls(plan, missing)),
@@ -87,16 +87,16 @@ def _same_data(plan: Plan, store: Store, present: Collection[str]) -> None:
 
 
 def _needed(plan: Plan, done: Collection[str], missing: Iterable[Cell]) -> set[str]:
-    """Return the names of tasks to run: what is missing, and what that is made from."""
-    by_name = {t.name: t for t in plan.tasks}
-    wanted = [t.name for t in plan.tasks if t.kind not in _MEANS]
-    wanted += [name for cell in missing for name in cell.after]
+    """Return the files to make: what is missing, and what that is made from."""
+    makes = {t.file: t for t in plan.tasks}
+    wanted = [t.file for t in plan.tasks if t.kind not in MEANS]
+    wanted += [file for cell in missing for file in cell.after]
     needed: set[str] = set()
     while wanted:
-        name = wanted.pop()
-        if name not in needed and name not in done:
-            needed.add(name)
-            wanted += by_name[name].after
+        file = wanted.pop()
+        if file not in needed and file not in done:
+            needed.add(file)
+            wanted += makes[file].after
     return needed
 
 

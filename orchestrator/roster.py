@@ -6,9 +6,6 @@ from collections.abc import Mapping
 
 from orchestrator.tasks import Task
 
-NOTHING = 1e-6
-"""Work below this is rounding: what was added to a sum and taken away again."""
-
 
 class Worker:
     """What the scheduler knows of one worker."""
@@ -69,6 +66,6 @@ class Roster:
         candidates = {
             model: left / (1 + held[model])
             for model, left in work.items()
-            if left > NOTHING and (not held[model] or open_to_more[model])
+            if left > 0 and (not held[model] or open_to_more[model])
         }
         return max(candidates, key=lambda m: candidates[m], default=None)

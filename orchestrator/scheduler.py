@@ -6,11 +6,11 @@ Tasks on a model wait in that model's queue; every worker holds one model and
 has two tasks in flight, so that it never waits for the driver. A worker whose
 model has nothing left to do takes the model with the most work left per worker.
 
-What goes wrong is expected. A task that raises is tried once more, elsewhere if
-possible, and then set aside as a `Failure`; a call of many cells is taken apart
-first, so that one bad cell does not take its neighbours along. When a worker is
-lost its tasks go back to the queue and it is started again, a bounded number of
-times. What depends on a failed task is not tried.
+What goes wrong is expected. A task that raises is tried once more and then set
+aside as a `Failure`; a call of many cells is taken apart first, so that one bad
+cell does not take its neighbours along. When a worker is lost its tasks go back
+to the queue and it is started again, a bounded number of times. What depends on
+a failed task is not tried.
 
 Nothing here is remembered: what is done is what the run folder holds.
 """
@@ -19,7 +19,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.pool import Done, Event, Lost, Pool, PoolError, Raised, Ready
-from orchestrator.roster import NOTHING, Roster, Worker
+from orchestrator.roster import Roster, Worker
 from orchestrator.tasks import Failure, Task
 from workers.messages import ModelRef
 
@@ -45,14 +45,16 @@ class Scheduler:
         *,
         split: Callable[[Task], Sequence[Task]] = lambda task: [task],
         listen: Listener = lambda event, task, details: None,
+        tell: Callable[..., None] = lambda event, **details: None,
         ready_seconds: float = 300.0,
     ) -> None:
-        """Prepare to run `tasks`; those they come after must be among them or in `done`.
+        """Prepare to run `tasks`; the files they read must be theirs or in `done`.
 
-        `split` takes a task that raised apart into smaller ones, if it can.
+        `split` takes a task that raised apart into smaller ones, if it can; `tell` hears what
+        happens to workers: loading, ready, lost.
         """
         self.pool, self.split, self.listen = pool, split, listen
-        self.ready_seconds = ready_seconds
+        self.tell, self.ready_seconds = tell, ready_seconds
         self.failures: list[Failure] = []
         self._done = set(done)
         self._refs: dict[str, ModelRef] = {}
@@ -60,7 +62,7 @@ class Scheduler:
         self._needs: dict[int, set[str]] = {}
         self._followers: dict[str, list[int]] = defaultdict(list)
         self._queues: dict[str, deque[Task]] = defaultdict(deque)
-        self._ahead: dict[str, float] = defaultdict(float)
+        self._ahead: dict[str, dict[int, float]] = defaultdict(dict)
         self._free: deque[Task] = deque()
         self._running_free = 0
         self._raised: dict[str, int] = defaultdict(int)
@@ -84,17 +86,17 @@ class Scheduler:
         return self.failures
 
     def _admit(self, task: Task) -> None:
-        missing = {name for name in task.after if name not in self._done}
+        missing = {file for file in task.after if file not in self._done}
         if not missing:
             self._release(task)
             return
         key = id(task)
         self._waiting[key], self._needs[key] = task, missing
         if task.model is not None:
-            self._ahead[task.model.name] += task.cost
+            self._ahead[task.model.name][key] = task.cost
             self._refs[task.model.name] = task.model
-        for name in missing:
-            self._followers[name].append(key)
+        for file in missing:
+            self._followers[file].append(key)
 
     def _release(self, task: Task) -> None:
         if task.model is None:
@@ -138,20 +140,33 @@ class Scheduler:
         Work that waits for other tasks counts too: so models are loaded while their
         data is prepared, and a worker stays while its model's counts are merged.
         """
-        own = worker.model
-        if own and (self._queues[own] or self._ahead[own] > NOTHING):
+        own, hope = worker.model, self._under_way()
+        if own and (self._queues[own] or (self._ahead[own] and hope)):
             return
-        work = {m: self._ahead[m] + sum(t.cost for t in self._queues[m]) for m in self._refs}
+        # With nothing under way, only what is queued can be done: waiting for the rest is for ever.
+        work = {m: self._left(m) for m in self._refs if self._queues[m] or (hope and m != own)}
         more = {m: len(self._queues[m]) > IN_FLIGHT for m in work}
         model = self._roster.next_model(worker, work, more)
         if model is not None:
             worker.assign(model)
+            self.tell("loading", worker=worker.number, model=model)
             self.pool.load(worker.number, self._refs[model])
+
+    def _left(self, model: str) -> float:
+        """Return the work that is left of a model, queued or waiting."""
+        queued = sum(t.cost for t in self._queues[model])
+        return queued + sum(self._ahead[model].values())
+
+    def _under_way(self) -> bool:
+        """Whether anything runs that may release what waits."""
+        return bool(self._free or self._running_free or any(w.tasks for w in self._workers))
 
     def _handle(self, event: Event) -> None:
         match event:
             case Ready(worker=number):
-                self._workers[number].loaded()
+                worker = self._workers[number]
+                self.tell("ready", worker=number, model=worker.model, seconds=worker.waited())
+                worker.loaded()
             case Done(worker=number, task=task, summary=summary):
                 self._leave(number, task)
                 if number is not None:
@@ -171,12 +186,12 @@ class Scheduler:
             self._workers[number].tasks.remove(task)
 
     def _finish(self, task: Task) -> None:
-        self._done.add(task.name)
-        for key in self._followers.pop(task.name, ()):
+        self._done.add(task.file)
+        for key in self._followers.pop(task.file, ()):
             needs = self._needs.get(key)
             if needs is None:
                 continue
-            needs.discard(task.name)
+            needs.discard(task.file)
             if not needs:
                 del self._needs[key]
                 self._release(self._take(key))
@@ -185,21 +200,21 @@ class Scheduler:
         """Take a task out of those that wait."""
         task = self._waiting.pop(key)
         if task.model is not None:
-            self._ahead[task.model.name] -= task.cost
+            del self._ahead[task.model.name][key]
         return task
 
     def _retry(self, task: Task, error: str, text: str) -> None:
-        self._raised[task.name] += 1
+        self._raised[task.file] += 1
         parts = self.split(task)
         if len(parts) > 1:
             self.listen("retried", task, {"error": error, "parts": len(parts)})
             for part in parts:
                 self._release(part)
-        elif self._raised[task.name] < ATTEMPTS:
+        elif self._raised[task.file] < ATTEMPTS:
             self.listen("retried", task, {"error": error})
             self._release(task)
         else:
-            self._fail(task, error, text, self._raised[task.name])
+            self._fail(task, error, text, self._raised[task.file])
 
     def _fail(
         self, task: Task, error: str, text: str, attempts: int, others: Sequence[Task] = ()
@@ -208,6 +223,7 @@ class Scheduler:
         blocked = [*others, *(b for t in (task, *others) for b in self._block(t))]
         failure = Failure(
             task=task.name,
+            file=task.file,
             label=task.label,
             stage=task.stage,
             error=error,
@@ -224,7 +240,7 @@ class Scheduler:
     def _block(self, task: Task) -> list[Task]:
         """Take what comes after a task, near or far, out of the plan, and return it."""
         blocked = []
-        for key in self._followers.pop(task.name, ()):
+        for key in self._followers.pop(task.file, ()):
             if self._needs.pop(key, None) is not None:
                 follower = self._take(key)
                 blocked += [follower, *self._block(follower)]
@@ -234,28 +250,33 @@ class Scheduler:
         tasks, model, loading = list(worker.tasks), worker.model, worker.loading
         worker.losses += 1
         worker.vacate()
+        self.tell("lost", worker=worker.number, model=model, reason=reason)
         if loading:
             self._unloadable[model] += 1
             if self._unloadable[model] >= ATTEMPTS:
                 worker.losses = 0  # the model is at fault
                 self._give_up(model, reason)
         if worker.losses > LOSSES:
-            raise PoolError(f"worker {worker.number} was lost {LOSSES} times in a row: {reason}")
-        for task in tasks:
-            self._losses[task.name] += 1
-            if self._losses[task.name] < LOSSES:
+            raise PoolError(
+                f"worker {worker.number} was lost {worker.losses} times in a row: {reason}"
+            )
+        for task in tasks[1:]:  # only the first was running
+            self.listen("retried", task, {"error": reason})
+            self._release(task)
+        for task in tasks[:1]:
+            self._losses[task.file] += 1
+            if self._losses[task.file] < LOSSES:
                 self.listen("retried", task, {"error": reason})
                 self._release(task)
+                continue
+            worker.losses = 0  # the task is at fault
+            parts = self.split(task)
+            if len(parts) > 1:
+                self.listen("retried", task, {"error": reason, "parts": len(parts)})
+                for part in parts:
+                    self._release(part)
             else:
-                self._retry_lost(task, reason)
-
-    def _retry_lost(self, task: Task, reason: str) -> None:
-        parts = self.split(task)
-        if len(parts) > 1:
-            for part in parts:
-                self._release(part)
-        else:
-            self._fail(task, f"its worker was lost {LOSSES} times: {reason}", "", LOSSES)
+                self._fail(task, f"its worker was lost {LOSSES} times: {reason}", "", LOSSES)
 
     def _give_up(self, model: str, reason: str) -> None:
         """Set aside all that is left of a model that cannot be loaded; the others go on."""

@@ -121,12 +121,12 @@ def _digits(file: Path) -> Iterator[Document]:
 
 def _json_lines(file: Path, text: str, document: str | None) -> Iterator[Document]:
     joined: dict[str, list[str]] = {}
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
                 content = row[text]
                 name = str(row[document]) if document else f"line-{number}"
             except (ValueError, KeyError, TypeError) as error:

@@ -22,6 +22,11 @@ from orchestrator.mistakes import Mistake, SpecError, from_pydantic
 LATER_KEYS = ("grids", "precision", "basis", "store", "compile", "complement")
 
 
+SHORTEST = 16
+"""Positions of the shortest window that is kept: shorter ones say little and pad much."""
+DEFAULT_SEQUENCES = {"collect": 256, "evaluate": 64}
+
+
 class Section(BaseModel):
     """A mapping of the file: strict types, no unknown keys, immutable."""
 
@@ -68,9 +73,15 @@ class DataSpec(Section):
     """JSON lines: the key that names a document; the line number when None."""
     collect: RoleSpec = RoleSpec()
     evaluate: RoleSpec = RoleSpec()
-    sequence_length: int | None = Field(default=None, ge=8)
+    sequence_length: int | None = Field(default=None, ge=SHORTEST)
     """Positions of a window, special tokens included; the model's own window when None."""
     bos: Literal["every_window"] = "every_window"
+
+    def positions(self, role: Literal["collect", "evaluate"], window: int) -> int:
+        """Return about how many positions a role takes of a source, for windows of this length."""
+        asked: RoleSpec = getattr(self, role)
+        length = self.sequence_length or window
+        return asked.tokens or (asked.sequences or DEFAULT_SEQUENCES[role]) * length
 
     @model_validator(mode="after")
     def _disjoint(self) -> Self:
@@ -107,7 +118,7 @@ class Seeds(Section):
     masks: tuple[int, ...] = tuple(range(10))
     donors: tuple[int, ...] = (0,)
     noise: tuple[int, ...] = (0,)
-    masking: int = 0
+    masking: int = Field(default=0, ge=0, le=notation.LARGEST_SEED)
 
 
 class Statistics(Section):
@@ -180,6 +191,10 @@ class Spec(Section):
 def cross_mistakes(spec: Spec) -> list[Mistake]:
     """Return what is wrong between the sections of a spec whose sections are right."""
     found = []
+    for key in ("sites", "units", "selections"):
+        for i, word in enumerate(getattr(spec, key)):
+            if word in getattr(spec, key)[:i]:
+                found.append(Mistake(path=f"{key}[{i}]", message=f"{word!r} stands here twice"))
     labels = [m.label for m in spec.methods]
     for i, label in enumerate(labels):
         if label in labels[:i]:

@@ -30,6 +30,8 @@ class _Loader(yaml.SafeLoader):
     ) -> dict[Hashable, object]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # the loader refuses it as a key
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key.value!r} stands twice in one mapping; keep one",

@@ -7,10 +7,12 @@ What is under way is the one thing files cannot prove; it is read from the story
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.lock import holder
+from orchestrator.resume import MEANS
 from orchestrator.store import Store, StoreError
 from orchestrator.tasks import STAGES
 
@@ -61,16 +63,19 @@ def status(run: str | Path) -> Status:
         for cell in store.table(file, ["cell"]).column("cell").to_pylist()
     }
     failures = [store.read_json(f) for f in store.files("failures", ".json")]
-    failed = {str(f["task"]) for f in failures} | {
+    failed = {str(f["file"]) for f in failures} | {
         c for f in failures for c in _list(f.get("cells"))
     }
     driver = holder(store)
     running = _running(store) if driver is not None else set()
+    made = files | cells
+    # A partial that is gone is not missed once all that is made from it is there.
+    unfinished = {r["model"] for r in plan if r["kind"] not in MEANS and _key(r) not in made}
+    made |= {_key(r) for r in plan if r["kind"] in MEANS and r["model"] not in unfinished}
     stages = []
     for stage in STAGES:
-        rows = [r for r in plan if r["stage"] == stage]
-        names = {r["name"] for r in rows}
-        done = {r["name"] for r in rows if r["file"] in files} | (names & cells)
+        names = {_key(r) for r in plan if r["stage"] == stage}
+        done = names & made
         here, wrong = (names & running) - done, (names & failed) - done
         stages.append(
             StageStatus(
@@ -92,6 +97,11 @@ def status(run: str | Path) -> Status:
 _FOLDERS = ("data", "donors", "selections", "partials", "statistics", "centres")
 
 
+def _key(row: Mapping[str, str]) -> str:
+    """Return what stands for a row of the plan: a task's file, a cell's name."""
+    return row["name"] if row["kind"] == "cell" else row["file"]
+
+
 def _list(value: object) -> list[str]:
     return [str(v) for v in value] if isinstance(value, list) else []
 
@@ -99,17 +109,19 @@ def _list(value: object) -> list[str]:
 def _running(store: Store) -> set[str]:
     """Return the tasks and cells that the story says were started and not ended since."""
     open_tasks: dict[str, list[str]] = {}
+    if not store.exists("events.jsonl"):
+        return set()
     with store.path("events.jsonl").open() as lines:
         for line in lines:
             try:
                 event = json.loads(line)
-            except ValueError:  # a last line that is being written
+            except ValueError:  # an empty line, or one that was cut off
                 continue
             match event.get("event"):
                 case "begin":
                     open_tasks.clear()
                 case "started":
-                    open_tasks[event["task"]] = [event["task"], *_list(event.get("cells"))]
+                    open_tasks[event["file"]] = [event["file"], *_list(event.get("cells"))]
                 case "done" | "failed" | "retried" | "blocked":
-                    open_tasks.pop(event.get("task"), None)
+                    open_tasks.pop(event.get("file"), None)
     return {name for names in open_tasks.values() for name in names}

@@ -17,8 +17,10 @@ put) and are refused by name rather than half supported.
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +52,7 @@ class Store:
         Raises StoreError if it cannot be made or written, or is not local.
         """
         text = str(where).removeprefix("file://")
-        if "://" in text:
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
             raise StoreError(
                 f"found the run folder {where}, expected a local folder: object stores are designed"
                 " but not built yet; give a folder that all nodes share"
@@ -104,7 +106,8 @@ class Store:
         except OSError as error:
             raise StoreError(f"{place} cannot be written: {error.strerror}") from error
         finally:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be written there is nothing to tidy
+                beside.unlink(missing_ok=True)
 
     def replace(self, file: str, content: bytes) -> None:
         """Write a file over an older one in one step: for what is derived from others."""
@@ -115,7 +118,8 @@ class Store:
             beside.write_bytes(content)
             beside.replace(place)
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
             raise StoreError(f"{place} cannot be written: {error.strerror}") from error
 
     def delete(self, file: str) -> None:

@@ -96,6 +96,8 @@ def run(
             left = resume.left(made, store)
             _write_plan(made, store)
             failures = _schedule(made, left, store, pool, story)
+        else:
+            _write_plan(made, store)
         aggregated(store, made.spec.contrasts)
         page = report(store.root)
         story.say("end", failures=len(failures))
@@ -118,11 +120,14 @@ def _tidied(made: Plan, store: Store, story: Story) -> None:
     for file in found.stale:
         story.say("stale", file=file)
         store.delete(file)
-        store.delete(file.replace("executions/", "results/", 1))
+    # Results without an execution, as a crash between the two commits leaves them, don't count.
+    kept = {f.replace("executions/", "results/", 1) for f in store.files("executions")}
+    for file in set(store.files("results")) - kept:
+        store.delete(file)
 
 
 def _only(made: Plan, condition: str) -> Plan:
-    table = pl.DataFrame(list(made.rows))
+    table = pl.from_arrow(_cells_table(made))
     try:
         kept = pl.SQLContext(cells=table).execute(
             f"SELECT DISTINCT cell FROM cells WHERE {condition}", eager=True
@@ -140,7 +145,7 @@ def _only(made: Plan, condition: str) -> Plan:
 def _found(made: Plan, left: resume.Left) -> dict[str, int]:
     found = dict.fromkeys(("prepare", "collect", "reduce"), 0)
     for task in made.tasks:
-        found[task.stage] = found.get(task.stage, 0) + (task.name in left.done)
+        found[task.stage] = found.get(task.stage, 0) + (task.file in left.done)
     return {**found, "evaluate": len(left.answered)}
 
 
@@ -183,6 +188,7 @@ def _schedule(
         pool,
         split=lambda task: resume.split(made, task),
         listen=story.listen,
+        tell=story.say,
         ready_seconds=made.spec.cluster.ready_seconds,
     )
     failures = scheduler.run()
@@ -197,9 +203,13 @@ def _write_plan(made: Plan, store: Store) -> None:
     spec = yaml.safe_dump(resolved(made.spec), sort_keys=False, allow_unicode=True)
     store.replace("sweep.yaml", spec.encode())
     store.replace("provenance.json", json.dumps(provenance.gather(made), indent=2).encode())
-    table = rows("cells", {c: [r[c] for r in made.rows] for c in made.rows[0]}, len(made.rows))
-    store.replace("cells.parquet", parquet(table))
+    store.replace("cells.parquet", parquet(_cells_table(made)))
     store.replace("plan.parquet", parquet(_plan_table(made)))
+
+
+def _cells_table(made: Plan) -> pa.Table:
+    columns = {c: [r[c] for r in made.rows] for c in SCHEMAS["cells"].names}
+    return rows("cells", columns, len(made.rows))
 
 
 def _plan_table(made: Plan) -> pa.Table:

@@ -2,9 +2,12 @@
 
 A task is a small value that says everything a process needs to do it: which
 kind of work, on which model if any, and the files it reads and writes inside
-the run folder. It is done when its file exists. Tasks name the tasks they come
-after, so a plan is a graph and the scheduler needs no notion of stages; the
-stage is for people.
+the run folder. It is done when its file exists, and it comes after the tasks
+that commit the files it reads; so a plan is a graph of files, and the scheduler
+needs no notion of stages, which are for people.
+
+A name is a recipe's, and two models may share one (the same mask, the same
+zero). Within a run folder a task is its file.
 """
 
 from collections.abc import Mapping
@@ -32,7 +35,7 @@ class Task:
     model: ModelRef | None
     """The model that must be loaded where it runs; None when any process will do."""
     after: tuple[str, ...] = ()
-    """Names of the tasks whose files it reads."""
+    """Files it reads: it comes after the tasks that commit them."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """JSON-like arguments of its kind, written by `orchestrator.graph` and read by one function."""
     cells: tuple[str, ...] = ()
@@ -46,6 +49,8 @@ class Failure:
     """A task that could not be done, as a value."""
 
     task: str
+    file: str
+    """What it would have committed."""
     label: str
     stage: str
     error: str
