@@ -15,10 +15,10 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
 	touch $@
 
-test: install  ## the default suite
-	$(BIN)/python -m pytest -q
+test: install  ## the default suite, on two cores
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-test-slow: install  ## the tests that take longer
+test-slow: install  ## the tests that take longer, one after the other
 	$(BIN)/python -m pytest -q -m slow
 
 check: lint types imports test  ## what CI runs first

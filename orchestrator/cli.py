@@ -95,7 +95,7 @@ def run(
     for failure in ended.failures:
         said = (
             f"{failure.label}: {failure.error} ({failure.blocked} tasks not tried because of it);"
-            f" details in {ended.run}/failures/{failure.task}.json"
+            f" details in {ended.run / failure.record}"
         )
         err.print("[red]failed[/] " + escape(said), soft_wrap=True)
     raise typer.Exit(1 if ended.failures else 0)

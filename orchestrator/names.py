@@ -62,4 +62,5 @@ def slug(text: str) -> str:
     short = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-") or "unnamed"
     if len(short) <= LONGEST:
         return short
-    return f"{short[-LONGEST + 13 :]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    kept = short[-LONGEST + 13 :].lstrip(".-")
+    return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

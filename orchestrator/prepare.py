@@ -97,10 +97,10 @@ def _turns(windows_of: Iterable[Sequence[Window]], limit: int) -> list[Window]:
     """
     first: list[Sequence[Window]] = []
     for made in windows_of:
-        if len(first) == limit:
-            break
         if made:
             first.append(made)
+        if len(first) == limit:
+            break
     longest = max(map(len, first), default=0)
     return [w[i] for i in range(longest) for w in first if i < len(w)][:limit]
 

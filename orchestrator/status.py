@@ -56,10 +56,11 @@ def status(run: str | Path) -> Status:
         raise StoreError(f"{root} holds no run (no plan.parquet); give a folder made by `run`")
     store = Store(root.absolute())
     plan = store.table("plan.parquet").to_pylist()
-    files = {f for kind in _FOLDERS for f in store.files(kind)}
+    files = {f for kind in _FOLDERS for f in store.files(kind) if store.whole(f)}
     cells = {
         cell
         for file in store.files("executions")
+        if store.whole(file)
         for cell in store.table(file, ["cell"]).column("cell").to_pylist()
     }
     failures = [store.read_json(f) for f in store.files("failures", ".json")]

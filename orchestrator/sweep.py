@@ -194,7 +194,7 @@ def _schedule(
     failures = scheduler.run()
     for failure in failures:
         content = json.dumps(asdict(failure), indent=2).encode()
-        store.replace(f"failures/{failure.task}.json", content)
+        store.replace(failure.record, content)
     return failures
 
 

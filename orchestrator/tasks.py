@@ -46,7 +46,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """A task that could not be done, as a value."""
+    """A task that could not be done, as a value; written to `record`."""
 
     task: str
     file: str
@@ -61,3 +61,8 @@ class Failure:
     """Cells that stay without an answer because of it."""
     blocked: int = 0
     """Tasks that were not tried because they come after it."""
+
+    @property
+    def record(self) -> str:
+        """File of the run folder that tells of it: the path of what is missing, flattened."""
+        return f"failures/{self.file.removesuffix('.parquet').replace('/', '.')}.json"

@@ -1,6 +1,5 @@
 """What the operating system says of a process and of those it started."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def title(pid: int) -> str:
 def listening(pid: int) -> set[str]:
     """Return the addresses (hexadecimal, without port) on which a process accepts connections."""
     try:
-        inodes = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+        inodes = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
     except OSError:
         return set()
     found = set()

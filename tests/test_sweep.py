@@ -39,7 +39,7 @@ def on_two(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def events(run: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().split("\n") if line]
 
 
 def test_two_ray_workers_give_the_numbers_of_one_process(undisturbed: Path, on_two: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_second_run_finds_everything_done(on_two: Path, spec: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in on_two.rglob("results/**/*.parquet")}
     ended = peaksweep("run", spec, "--out", on_two)
     assert ended.returncode == 0, ended.stderr
-    assert " 0 cells computed now" in f" {ended.stdout}"
+    assert "\n0 cells computed now" in ended.stdout
     assert {p: p.stat().st_mtime_ns for p in on_two.rglob("results/**/*.parquet")} == before
 
 
@@ -108,9 +108,7 @@ def test_a_driver_killed_half_way_is_gone_on_from(
     assert_same(undisturbed, run)
 
 
-def test_killed_actors_cost_nothing_but_time(
-    undisturbed: Path, spec: Path, tmp_path: Path
-) -> None:
+def test_killed_actors_cost_nothing_but_time(undisturbed: Path, spec: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     driver = start(spec, run, "--workers", "2")
     wait_for_parts(driver, run, 1)

@@ -23,6 +23,7 @@ from workers.families import Family, UnknownFamilyError, family_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # lists the shards of weights too large for one file
+PREPROCESSOR = "preprocessor_config.json"  # where transformers says how pixels are scaled
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 TOKENIZER = (
     "tokenizer.json",
@@ -137,8 +138,11 @@ def digest(files: Iterable[Path]) -> str:
 
 
 def weight_digest(checkpoint: Checkpoint) -> str:
-    """Return the SHA-256 over a checkpoint's configuration and weights."""
-    return digest([checkpoint.folder / "config.json", *checkpoint.files])
+    """Return the SHA-256 over a checkpoint's weights and all the configuration that is read."""
+    said = [checkpoint.folder / "config.json"]
+    if checkpoint.family.modality == "image" and (checkpoint.folder / PREPROCESSOR).is_file():
+        said.append(checkpoint.folder / PREPROCESSOR)  # how pixels are scaled changes every answer
+    return digest([*said, *checkpoint.files])
 
 
 def pixels_of(checkpoint: Checkpoint, channels: int) -> Pixels:
@@ -148,7 +152,7 @@ def pixels_of(checkpoint: Checkpoint, channels: int) -> Pixels:
         said: dict[str, Any] = found if isinstance(found, dict) else {}
         scale, mean, std = 1 / 255, said.get("mean"), said.get("std")
     else:
-        path = checkpoint.folder / "preprocessor_config.json"
+        path = checkpoint.folder / PREPROCESSOR
         said = parsed(path) if path.is_file() else {}
         scale = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0
         mean, std = said.get("image_mean"), said.get("image_std")

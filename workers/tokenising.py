@@ -50,7 +50,8 @@ def encode(folder: Path, texts: Sequence[str]) -> list[Encoding]:
 
 
 def _byte_ends(text: str, offsets: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    bytes_before = np.zeros(len(text) + 1, np.int64)
-    bytes_before[1:] = np.cumsum([len(c.encode()) for c in text])
+    point = np.frombuffer(text.encode("utf-32-le"), "<u4")
+    sizes = 1 + (point > 0x7F).astype(np.int64) + (point > 0x7FF) + (point > 0xFFFF)
+    bytes_before = np.concatenate([[0], np.cumsum(sizes)])
     ends = np.asarray([end for _, end in offsets], np.int64)
     return bytes_before[np.minimum(ends, len(text))]

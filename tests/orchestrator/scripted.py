@@ -42,7 +42,7 @@ def task(
         stage="evaluate" if cells else "prepare",
         kind="any",
         label=f"label of {name}",
-        file=f"{name}.parquet",
+        file=name,
         model=None if on is None else model(on),
         after=tuple(after),
         cells=tuple(cells),
@@ -104,10 +104,10 @@ class ScriptedPool:
         assert self.most_free <= self.spare
 
     def _start(self, task: Task) -> None:
-        under_way = [t.name for tasks in (*self._sent.values(), self._free) for t in tasks]
-        assert task.name not in under_way, f"{task.name} is started twice"
-        assert task.name not in self.done, f"{task.name} is done again"
-        assert set(task.after) <= set(self.done), f"{task.name} is started too early"
+        under_way = [t.file for tasks in (*self._sent.values(), self._free) for t in tasks]
+        assert task.file not in under_way, f"{task.file} is started twice"
+        assert task.file not in self.done, f"{task.file} is done again"
+        assert set(task.after) <= set(self.done), f"{task.file} is started too early"
 
     def wait(self, seconds: float) -> Sequence[Event]:
         assert seconds > 0
@@ -136,16 +136,16 @@ class ScriptedPool:
         return Ready(worker=worker)
 
     def _end(self, worker: int | None, task: Task) -> Event:
-        self.attempts[task.name] += 1
-        outcome = self.script(task, self.attempts[task.name])
+        self.attempts[task.file] += 1
+        outcome = self.script(task, self.attempts[task.file])
         if outcome == "lose" and worker is not None:
             self._sent[worker].clear()
             del self._holding[worker]
             return Lost(worker=worker, reason="killed")
         (self._free if worker is None else self._sent[worker]).remove(task)
         if outcome == "done":
-            self.done.append(task.name)
-            return Done(worker=worker, task=task, summary={"of": task.name})
+            self.done.append(task.file)
+            return Done(worker=worker, task=task, summary={"of": task.file})
         return Raised(worker=worker, task=task, error="ValueError('bad')", traceback="where")
 
     def stop(self, worker: int) -> None:

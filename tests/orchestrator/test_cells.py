@@ -92,12 +92,11 @@ def test_a_row_says_what_is_held_and_leaves_unused_seeds_out(make: Make) -> None
 
 def test_a_cell_names_the_files_it_needs_and_no_others(make: Make) -> None:
     plan = make()
-    file_of = {t.name: t.file for t in plan.tasks}
     for row in points(plan):
         cell = plan.cells[row["cell"]]
         held = {"selection", "centres", "donors"} & cell.arguments.keys()
         needed = {str(cell.arguments[k]) for k in held}
-        data, *others = (file_of[name] for name in cell.after)
+        data, *others = cell.after
         assert data == "data/a/texts.parquet"
         assert set(others) == needed
         if row["fraction"] == 0:
@@ -218,9 +217,6 @@ def test_the_masking_seed_changes_masked_models_and_no_others(make: Make) -> Non
 
 @pytest.mark.parametrize(
     "facts", [{"vocabulary": 300}, {"specials": {**planned.SPECIALS, "mask": 9}}]
-)
-@pytest.mark.xfail(
-    reason="bug: `vocabulary` and `specials` shape the data and are not in its recipe, graph.py:91"
 )
 def test_what_the_corruption_draws_from_is_part_of_the_datas_name(
     make: Make, facts: dict[str, Any]

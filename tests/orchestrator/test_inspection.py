@@ -120,16 +120,7 @@ def test_what_is_wrong_with_a_folder_is_told_and_not_kept(
     assert len(kept(tmp_path)) == 1
 
 
-_NO_MAPPING = pytest.mark.xfail(
-    reason="bug: a kept file that is no mapping is not read anew (inspection.py, _kept)",
-    raises=AttributeError,
-)
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["", '{"family": "opt"', '{"family": "opt"}', pytest.param("[]", marks=_NO_MAPPING)],
-)
+@pytest.mark.parametrize("content", ["", '{"family": "opt"', '{"family": "opt"}', "[]"])
 def test_a_spoilt_cache_is_read_anew(
     checkpoints: dict[str, Path], reader: Reader, tmp_path: Path, content: str
 ) -> None:

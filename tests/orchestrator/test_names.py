@@ -79,6 +79,26 @@ def test_a_slug_is_one_path_component_and_stays_in_its_folder(text: str) -> None
     assert slug(slug(text)) == slug(text)
 
 
+long = st.text("ab/.-é", min_size=names.LONGEST + 1, max_size=150)
+
+
+@law
+@given(long, long)
+def test_a_long_text_has_a_slug_that_a_file_system_takes(one: str, other: str) -> None:
+    assert len(slug(one)) <= names.LONGEST
+    folders = {slug(f"{text}{'x' * names.LONGEST}") for text in (one, other)}
+    assert len(folders) == len({one, other})  # they differ where they were cut off
+
+
+@pytest.mark.parametrize("between", [".", "/", "-."])
+def test_a_long_text_is_not_hidden_and_its_slug_is_its_own(between: str) -> None:
+    kept = names.LONGEST - 13
+    for before in range(kept):
+        made = slug("y" * names.LONGEST + between + "x" * before)
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", made)
+        assert slug(made) == made
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

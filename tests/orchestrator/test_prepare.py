@@ -1,16 +1,19 @@
 """What the models are fed: read back from the tables, as anyone would."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from orchestrator import prepare, sources
-from orchestrator.prepare import PrepareError
+from orchestrator.prepare import PrepareError, Window
 from orchestrator.sources import Document, Source
 from orchestrator.store import Store
 from orchestrator.tasks import Task
@@ -139,7 +142,8 @@ def test_named_splits_are_taken_as_named(bench: Bench) -> None:
 
 
 def test_windows_are_taken_one_per_document_in_turns(bench: Bench) -> None:
-    train = [*documents(5, 40, "train"), *documents(3, 150, "train")]
+    train = documents(5, 40, "train")
+    train += [_renamed(d, "train") for d in documents(3, 150, "train")]
     bench.source([*train, *documents(9, 90, "test")], ("train", "test"))
     table = bench.data("causal", {"evaluate": {"sequences": 12}})
     for role in ("collect", "evaluate"):
@@ -152,6 +156,36 @@ def test_windows_are_taken_one_per_document_in_turns(bench: Bench) -> None:
         assert turn_of_row == sorted(turn_of_row)
     assert Counter(table["role"].to_pylist())["evaluate"] == 12
     assert len(by_role(table)["evaluate"]) == 9
+    assert by_role(table)["collect"] == {d.name for d in train}
+
+
+def made(document: int, count: int) -> list[Window]:
+    """Return this many windows of a document, told apart by what they hold."""
+    return [Window(document=str(document), input=np.array([i]), bytes=1) for i in range(count)]
+
+
+@given(st.lists(st.integers(0, 4), max_size=12), st.integers(1, 20))
+def test_few_windows_are_the_first_of_many(counts: list[int], limit: int) -> None:
+    def taken(at_most: int) -> list[tuple[str, int]]:
+        windows = prepare._turns((made(i, n) for i, n in enumerate(counts)), at_most)
+        return [(w.document, int(w.input[0])) for w in windows]
+
+    everything = taken(1000)
+    assert len(everything) == len(set(everything)) == sum(counts)
+    assert [turn for _, turn in everything] == sorted(turn for _, turn in everything)
+    assert taken(limit) == everything[:limit]
+
+
+def test_no_more_documents_are_looked_at_than_the_first_turn_needs() -> None:
+    looked_at: list[int] = []
+
+    def documents_with_windows() -> Iterator[list[Window]]:
+        for i in range(1000):
+            looked_at.append(i)
+            yield made(i, i % 2)  # every other one is too short for a window
+
+    assert len(prepare._turns(documents_with_windows(), 3)) == 3
+    assert len(looked_at) <= 7
 
 
 def test_the_order_of_documents_in_the_source_does_not_matter(bench: Bench) -> None:

@@ -134,11 +134,6 @@ def test_what_is_not_answered_yet_is_told_so(run: dict[str, pl.DataFrame]) -> No
     assert said.count("not yet") == 4 * 2 * 2 * 2  # models, metrics, peaks, shares
 
 
-@pytest.mark.xfail(
-    reason="bug: one document has no standard error, one document or mask no interval: a null is"
-    " formatted (printing.py, summary_tables and contrast_lines)",
-    raises=TypeError,
-)
 @pytest.mark.parametrize("what", ["summary", "contrasts"])
 def test_one_document_has_no_error_and_that_is_no_crash(
     run: dict[str, pl.DataFrame], what: str
@@ -152,7 +147,6 @@ def test_one_document_has_no_error_and_that_is_no_crash(
         assert list(printing.contrast_lines(contrasts))
 
 
-@pytest.mark.xfail(reason="bug: a model's name is read as markup; `[x]` is swallowed")
 def test_a_model_whose_name_has_brackets_is_told_as_it_is(run: dict[str, pl.DataFrame]) -> None:
     def renamed(kind: str) -> pl.DataFrame:
         return run[kind].with_columns(model=pl.col("model") + "[x]")

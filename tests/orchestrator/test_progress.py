@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from rich.errors import MarkupError
 
 from orchestrator.progress import Story, console
 from orchestrator.store import Store
@@ -30,7 +29,8 @@ def shown(console: Console) -> str:
 
 
 def events(store: Store) -> list[dict[str, object]]:
-    return [json.loads(line) for line in store.path("events.jsonl").read_text().splitlines()]
+    lines = store.path("events.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line]  # a driver begins on a line of its own
 
 
 def call(name: str = "call", cells: int = 3) -> Task:
@@ -48,14 +48,14 @@ def test_every_event_is_a_line_of_the_story(store: Store) -> None:
     assert begin["left"] == {"prepare": 1, "collect": 0, "reduce": 0, "evaluate": 3}
     assert begin["found"] == {"prepare": 4}
     assert started["cells"] == ["call-c0", "call-c1", "call-c2"]
-    assert {k: started[k] for k in ("event", "task", "stage", "label", "worker")} == {
+    assert {k: started[k] for k in ("event", "file", "stage", "label", "worker")} == {
         "event": "started",
-        "task": "call",
+        "file": "call",
         "stage": "evaluate",
         "label": "label of call",
         "worker": 1,
     }
-    assert done["cells"] == 3
+    assert (done["file"], done["cells"]) == ("call", 3)
     assert end["event"] == "end"
     assert isinstance(end["time"], float)
 
@@ -73,10 +73,6 @@ def test_a_second_run_goes_on_with_the_same_story(store: Store) -> None:
     assert [e["event"] for e in events(store)] == ["begin", "begin"]
 
 
-@pytest.mark.xfail(
-    reason="bug: a line torn by kill -9 or a full disk swallows the `begin` of the next run, and"
-    " `status` then shows what the dead driver had started as running"
-)
 def test_a_second_run_does_not_go_on_within_a_torn_line(store: Store) -> None:
     store.path("events.jsonl").write_text('{"time": 1, "event": "sta')
     with Story(store, screen(terminal=False)) as story:
@@ -120,10 +116,6 @@ def test_what_fails_or_is_not_tried_moves_the_bar_too(store: Store) -> None:
     assert [e["event"] for e in events(store)] == ["begin", "failed", "blocked"]
 
 
-@pytest.mark.xfail(
-    reason="bug: errors and labels are read as markup: `[/x]` ends the sweep, `[x]` is swallowed",
-    raises=(MarkupError, AssertionError),
-)
 @pytest.mark.parametrize("error", ["OSError('[/tmp/x] is full')", "KeyError([layer])"])
 def test_an_error_with_brackets_is_told_as_it_is(store: Store, error: str) -> None:
     told = screen(terminal=True)

@@ -132,5 +132,5 @@ def test_a_model_that_cannot_be_loaded_is_a_lost_worker_with_the_reason(
 
 
 def test_an_address_where_no_cluster_answers_is_named() -> None:
-    with pytest.raises(PoolError, match="127.0.0.1:1"), ray_pool.connected("127.0.0.1:1"):
+    with pytest.raises(PoolError, match=r"127\.0\.0\.1:1"), ray_pool.connected("127.0.0.1:1"):
         pass

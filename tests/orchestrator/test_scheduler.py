@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.pool import PoolError
 from orchestrator.scheduler import ATTEMPTS, IN_FLIGHT, LOSSES, Scheduler
 from orchestrator.tasks import Failure, Task
-from tests.orchestrator.scripted import Outcome, Script, ScriptedPool, StuckError, split, task
+from tests.orchestrator.scripted import Outcome, Script, ScriptedPool, split, task
 
 law = settings(max_examples=80, deadline=None)
 orders = st.integers(0, 2**32)
@@ -145,11 +146,6 @@ def test_the_tasks_of_a_lost_worker_are_done_by_another_or_by_its_successor(
 
 @law
 @given(graphs(between_models=True), orders)
-@pytest.mark.xfail(
-    reason="bug: a worker stays with a model whose tasks wait for another model's (scheduler.py,"
-    " _place); no plan has such tasks today, but the loop then spins for ever",
-    raises=StuckError,
-)
 def test_models_may_wait_for_each_other(tasks: list[Task], order: int) -> None:
     pool = ScriptedPool(workers=1, order=order)
     run(tasks, pool)
@@ -173,16 +169,7 @@ def test_a_model_that_cannot_be_loaded_takes_along_its_own_tasks_alone(
     assert sum(model == "a" for _, model in pool.loads) <= ATTEMPTS + workers - 1
 
 
-_HANGS = pytest.mark.xfail(
-    reason="bug: `_ahead` is a sum of floats that is added to and taken from; what rounding leaves"
-    " of it keeps the worker with its model for ever (scheduler.py, _NOTHING)",
-    raises=StuckError,
-)
-
-
-@pytest.mark.parametrize(
-    "cost", [1.0, 1e10 / 3, pytest.param(1.3e9 * 256 * 2048 / 3, marks=_HANGS)]
-)
+@pytest.mark.parametrize("cost", [1.0, 1e10 / 3, 1.3e9 * 256 * 2048 / 3])
 def test_a_worker_leaves_a_model_that_has_nothing_left_whatever_its_costs(cost: float) -> None:
     tasks = []
     for name in "ab":
@@ -234,6 +221,20 @@ def test_a_failure_counts_the_cells_that_stay_without_an_answer() -> None:
     assert failure.blocked == 1
 
 
+def test_of_two_tasks_of_one_name_each_frees_what_reads_its_own_file() -> None:
+    tasks = [replace(task(f"order of {m}"), name="order") for m in "ab"]
+    tasks += [task(f"cell of {m}", m, [f"order of {m}"]) for m in "ab"]
+
+    def script(of: Task, _: int) -> Outcome:
+        return "raise" if of.file == "order of a" else "done"
+
+    for order in range(10):
+        pool = ScriptedPool(script=script, order=order)
+        (failure,), _ = run(tasks, pool)
+        assert (failure.task, failure.file, failure.blocked) == ("order", "order of a", 1)
+        assert sorted(pool.done) == ["cell of b", "order of b"]
+
+
 def test_what_comes_after_two_failures_is_blocked_once() -> None:
     tasks = [task("x"), task("y"), task("z", after=["x", "y"]), task("end", after=["z", "x"])]
 
@@ -258,10 +259,6 @@ def test_a_task_whose_worker_is_always_lost_is_set_aside() -> None:
     assert "good" in pool.done
 
 
-@pytest.mark.xfail(
-    reason="bug: whoever is in flight beside it is counted as lost too (scheduler.py, _lose);"
-    " only the first of `worker.tasks` was being done"
-)
 def test_a_task_that_kills_its_worker_does_not_take_its_neighbour_along() -> None:
     def script(of: Task, _: int) -> Outcome:
         return "lose" if of.name == "bad" else "done"
@@ -272,11 +269,6 @@ def test_a_task_that_kills_its_worker_does_not_take_its_neighbour_along() -> Non
     assert pool.done == ["good"]
 
 
-@pytest.mark.xfail(
-    reason="bug: on one worker the losses of the whole call count against its parts, and the"
-    " fourth ends the sweep (PoolError) where one cell should be set aside",
-    raises=PoolError,
-)
 @pytest.mark.parametrize("workers", [1])
 def test_a_cell_that_kills_its_worker_alone_fails(workers: int) -> None:
     call = task("call", "a", cells=["c0", "c1", "c2"])
