@@ -84,7 +84,7 @@ def run(
         out.print(part)
     out.print("\nIntervals are 95 % and pointwise; they cover documents and masks.")
     for line in printing.contrast_lines(results.table(store, "contrasts").collect()):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(line, markup=False, highlight=False)
     for note in results.notes(store):
         out.print("[yellow]note[/] " + escape(note))
     out.print(

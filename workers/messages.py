@@ -38,7 +38,7 @@ class ModelFacts:
     vocabulary: int
     """Tokens (text) or classes (images) that the model's head scores."""
     window: int
-    """Positions the model may be fed at most, special tokens included; images: patches and prefix."""
+    """Most positions it may be fed, special tokens included; images: patches and prefix."""
     image: tuple[int, int, int] | None
     """(H, W, C) of the image the model is fed, in pixels; None for text."""
     parameters: int
@@ -81,7 +81,7 @@ class Sequences:
     inputs: tuple[NDArray[np.int64] | NDArray[np.uint8], ...]
     """Text: (T,) token ids each; images: (H, W, C) pixels each."""
     targets: tuple[NDArray[np.int64], ...]
-    """Text: (T,) token ids, NOT_SCORED elsewhere, shifted already for causal models; images: (1,) class."""
+    """Text: (T,) token ids, NOT_SCORED elsewhere, shifted for causal models; images: (1,) class."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +107,7 @@ class CellOrder:
     held: tuple[NDArray[np.int64], ...]
     """L arrays of neuron indices, ascending; all empty for the baseline."""
     values: NDArray[np.float64] | None
-    """(L, N) constant of every neuron; None when held at donors' activations, and for the baseline."""
+    """(L, N) constant of every neuron; None for donors' activations and for the baseline."""
     donors: str | None
     """Name of the donors whose activations are put in; None for constants and the baseline."""
 
@@ -130,7 +130,7 @@ class CellAnswer:
     nan: NDArray[np.int64]
     """(S,) scored positions whose loss is not a number; they are left out of `loss`."""
     told: int
-    """Constants: columns to hold, over layers. Donors: elements to replace, over unpadded positions."""
+    """Constants: columns to hold, over layers. Donors: elements, over unpadded positions."""
     held: int
     """The same, as read back from what the forward pass really used."""
     seconds: float
