@@ -46,6 +46,8 @@ class Need:
     """Largest memory of one replica."""
     partial_bytes: int
     """One shard's histogram on disk, before compression."""
+    disk_bytes: int
+    """The run folder's share, before compression: partials of every shard, results, data."""
     cells: int
     seconds: float
     """Rough time of one replica for all of it."""
@@ -94,6 +96,14 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
     evaluated = data.positions("evaluate", facts.window)
     passes = 3 if any(t.kind == "recount" for t in plan.tasks) else 2
     positions_fed = collected * passes + evaluated * cells
+    partial = rows * (statistics.bins * 8 + 120)
+    sequences = evaluated // (data.sequence_length or facts.window)
+    # Shards, and an eighth as many merges again; a row of results has about 70 bytes.
+    disk = (
+        int(partial * statistics.shards * 1.15)
+        + sequences * cells * 70
+        + 9 * (collected + evaluated)
+    )
     return Need(
         model=ref.name,
         replica_bytes=PROCESS_BYTES * (ref.device == "cpu")
@@ -101,7 +111,8 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
         + projections
         + activations
         + work,
-        partial_bytes=rows * (statistics.bins * 8 + 120),
+        partial_bytes=partial,
+        disk_bytes=disk,
         cells=cells,
         seconds=2 * facts.parameters * positions_fed / FLOPS[ref.device],
     )
@@ -130,7 +141,8 @@ def workers(plan: Plan, cluster: Mapping[str, float], *, asked: int | None = Non
     fitting = units
     if not cuda:
         fitting = int(cluster.get("memory", 0) // needs.largest.replica_bytes)
-        if fitting < 1:
+        roomiest = cluster.get("node_memory", cluster.get("memory", 0))
+        if fitting < 1 or roomiest < needs.largest.replica_bytes:
             largest = needs.largest
             raise PoolError(
                 f"one replica of {largest.model} needs {largest.replica_bytes / 2**30:.1f} GiB, and"

@@ -50,6 +50,7 @@ def plan(
 ) -> None:
     """Cells, tasks, bytes and hours; changes nothing."""
     from orchestrator import sweep  # the figures' libraries take a second; `--help` should not
+    from orchestrator.spec import as_yaml
 
     made = sweep.plan(spec)
     needs = budgeting.budget(made)
@@ -57,6 +58,8 @@ def plan(
         out.print_json(data=_plan_json(made, needs))
     else:
         printing.plan_table(out, made, needs)
+        out.print("\nThe sweep with every default filled in:\n")
+        out.print(as_yaml(made.spec), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -82,7 +85,10 @@ def run(
     tables = [results.table(store, kind).collect() for kind in ("cells", "summary", "curves")]
     for part in printing.summary_tables(*tables):
         out.print(part)
-    out.print("\nIntervals are 95 % and pointwise; they cover documents and masks.")
+    out.print(
+        "\nIntervals are 95 % and pointwise; they cover documents and masks (documents alone where"
+        " there is one mask, as with all neurons held)."
+    )
     for line in printing.contrast_lines(results.table(store, "contrasts").collect()):
         out.print(line, markup=False, highlight=False)
     for note in results.notes(store):
@@ -144,7 +150,9 @@ def _plan_json(made: object, needs: budgeting.Budget) -> dict[str, object]:
     return {
         "spec": resolved(made.spec),
         "points": len(made.rows),
-        "cells": len(made.cells),
+        "cells": [
+            {"name": c.name, "model": c.model, "label": c.label} for c in made.cells.values()
+        ],
         "tasks": [
             {"name": t.name, "stage": t.stage, "kind": t.kind, "label": t.label, "file": t.file}
             for t in made.tasks

@@ -30,8 +30,10 @@ class ModelError(ValueError):
     """A model that cannot be used as it is named."""
 
 
-def folder(model: str, *, revision: str | None, base: Path) -> Path:
+def folder(model: str, *, revision: str | None, base: Path, fetch: bool = False) -> Path:
     """Return the folder of a model; a relative path starts at `base`.
+
+    A hub id is looked up in the local cache, and downloaded with `fetch` alone.
 
     Raises ModelError saying what was found and what to write.
     """
@@ -52,20 +54,24 @@ def folder(model: str, *, revision: str | None, base: Path) -> Path:
             f"there is no folder {path}, and {model!r} as a hub id needs a `revision` (a commit),"
             " so that the same sweep means the same weights tomorrow"
         )
-    return _hub(model, revision)
+    return _hub(model, revision, fetch)
 
 
-def _hub(model: str, revision: str) -> Path:
+def _hub(model: str, revision: str, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download  # seconds to import; hub ids alone need it
 
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
+        found = snapshot_download(
+            model, revision=revision, allow_patterns=wanted, local_files_only=not fetch
+        )
+        return Path(found)
     except Exception as error:
         raise ModelError(
-            f"{model} at {revision} is not in the local cache and could not be had from the hub"
-            f" ({type(error).__name__}); check the id, the revision and the connection, or download"
-            " it and name the folder"
+            f"{model} at {revision} is not in the local cache"
+            + (f" and could not be had from the hub ({type(error).__name__})" if fetch else "")
+            + "; check the id, the revision and the connection (`run` downloads it), or download it"
+            " and name the folder"
         ) from error
 
 

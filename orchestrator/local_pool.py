@@ -9,10 +9,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import torch
+
 from orchestrator import stages
 from orchestrator.host import Host
-from orchestrator.pool import Done, Event, Lost, Raised, Ready
-from orchestrator.store import Store
+from orchestrator.pool import Done, Event, Lost, PoolError, Raised, Ready
+from orchestrator.store import Store, StoreError
 from orchestrator.tasks import Task
 from workers.messages import ModelRef
 
@@ -67,4 +69,14 @@ def _attempt(worker: int | None, task: Task, act: Callable[[], dict[str, object]
         return Done(worker=worker, task=task, summary=act())
     except Exception as error:  # whatever a task raises is its failure, not ours
         text = "".join(traceback.format_exception(error))
-        return Raised(worker=worker, task=task, error=repr(error), traceback=text)
+        storage = isinstance(error, StoreError)
+        return Raised(worker=worker, task=task, error=repr(error), traceback=text, storage=storage)
+
+
+def refuse_missing(device: str) -> None:
+    """Raise PoolError if this process has no device of the kind that was asked for."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PoolError(
+            "the sweep asks for `cluster.device: cuda`, and this process sees no GPU; ask for cpu,"
+            " or leave --local out and use a cluster that has one"
+        )

@@ -39,13 +39,13 @@ class Plan:
     """The distinct cells, by name, in the order of the sweep file."""
 
 
-def make(spec: Spec, *, base: Path, device: str) -> Plan:
+def make(spec: Spec, *, base: Path, device: str, fetch: bool = False) -> Plan:
     """Return the plan of a spec whose relative paths start at `base`.
 
     Raises SpecError with every mistake that shows only when models, sources and
     fractions are looked at together.
     """
-    refs, mistakes = _models(spec, base, device)
+    refs, mistakes = _models(spec, base, device, fetch)
     found, more = _sources(spec, base)
     mistakes += more
     if not more:
@@ -62,6 +62,15 @@ def make(spec: Spec, *, base: Path, device: str) -> Plan:
         if model.id in refs and model.data in spec.data
         for window in [spec.data[model.data].sequence_length or refs[model.id].facts.window]
         if spec.evaluation.batch_tokens < window
+    ]
+    mistakes += [
+        Mistake(
+            path="evaluation.logits_bytes",
+            message=f"{spec.evaluation.logits_bytes} bytes do not hold the logits of one position"
+            f" of {ref.name}; allow at least {4 * ref.facts.vocabulary}",
+        )
+        for ref in refs.values()
+        if spec.evaluation.logits_bytes < 4 * ref.facts.vocabulary
     ]
     mistakes += [
         Mistake(
@@ -90,13 +99,17 @@ def make(spec: Spec, *, base: Path, device: str) -> Plan:
     return Plan(spec=spec, models=refs, tasks=tuple(tasks), rows=tuple(rows), cells=cells)
 
 
-def _models(spec: Spec, base: Path, device: str) -> tuple[dict[str, ModelRef], list[Mistake]]:
+def _models(
+    spec: Spec, base: Path, device: str, fetch: bool
+) -> tuple[dict[str, ModelRef], list[Mistake]]:
     mistakes = []
     folders: dict[str, Path] = {}
     slugs: dict[str, str] = {}
     for i, model in enumerate(spec.models):
         try:
-            folders[model.id] = inspection.folder(model.id, revision=model.revision, base=base)
+            folders[model.id] = inspection.folder(
+                model.id, revision=model.revision, base=base, fetch=fetch
+            )
         except inspection.ModelError as error:
             mistakes.append(Mistake(path=f"models[{i}]", message=str(error)))
         twin = slugs.setdefault(slug(model.id), model.id)
@@ -134,6 +147,8 @@ def _sources(spec: Spec, base: Path) -> tuple[dict[str, sources.Source], list[Mi
             mistakes.append(Mistake(path=f"data.{key}.source", message=str(error)))
             continue
         found[key] = source
+        if source.checked_by_reading:
+            mistakes += _unreadable(key, source)
         for role in ("collect", "evaluate"):
             split = getattr(data, role).split
             if split is not None and split not in source.splits:
@@ -141,6 +156,24 @@ def _sources(spec: Spec, base: Path) -> tuple[dict[str, sources.Source], list[Mi
                 message = f"{data.source} has no split {split!r}. It has: {known}"
                 mistakes.append(Mistake(path=f"data.{key}.{role}.split", message=message))
     return found, mistakes
+
+
+def source_mistakes(key: str, source: str, base: Path) -> list[Mistake]:
+    """Return what is wrong with the name of a source."""
+    try:
+        sources.find(source, base=base)
+    except sources.SourceError as error:
+        return [Mistake(path=f"data.{key}.source", message=str(error))]
+    return []
+
+
+def _unreadable(key: str, source: sources.Source) -> list[Mistake]:
+    """Return what is wrong with the content of a user's own file."""
+    try:
+        empty = not sum(1 for _ in source.read())
+    except sources.SourceError as error:
+        return [Mistake(path=f"data.{key}", message=str(error))]
+    return [Mistake(path=f"data.{key}.source", message="it has no documents")] if empty else []
 
 
 def _fill_data(
@@ -186,38 +219,6 @@ def _fractions(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
         for fraction in spec.fractions
         if fraction and not count(fraction, ref.facts.neurons)
     ]
-
-
-def glance(raw: object, base: Path) -> list[Mistake]:
-    """Return what is wrong with the models and sources of a file that could not be parsed.
-
-    Looks only at what is certainly meant: strings where models and sources are named.
-    """
-    if not isinstance(raw, Mapping):
-        return []
-    models, data = raw.get("models"), raw.get("data")
-    mistakes: list[Mistake] = []
-    folders: dict[str, Path] = {}
-    for i, item in enumerate(models if isinstance(models, list) else []):
-        given = item if isinstance(item, Mapping) else {"id": item}
-        model, revision = given.get("id"), given.get("revision")
-        if isinstance(model, str) and model and isinstance(revision, str | None):
-            try:
-                folders[f"models[{i}]"] = inspection.folder(model, revision=revision, base=base)
-            except inspection.ModelError as error:
-                mistakes.append(Mistake(path=f"models[{i}]", message=str(error)))
-    answers = zip(folders, inspection.facts(list(folders.values())), strict=True)
-    mistakes += [
-        Mistake(path=p, message=str(a)) for p, a in answers if isinstance(a, inspection.ModelError)
-    ]
-    for key, given in (data if isinstance(data, Mapping) else {}).items():
-        source = given.get("source") if isinstance(given, Mapping) else None
-        if isinstance(source, str):
-            try:
-                sources.find(source, base=base)
-            except sources.SourceError as error:
-                mistakes.append(Mistake(path=f"data.{key}.source", message=str(error)))
-    return mistakes
 
 
 def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:

@@ -44,6 +44,8 @@ class Raised:
     task: Task
     error: str
     traceback: str
+    storage: bool = False
+    """Whether the run folder could not be written: no other task will fare better."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

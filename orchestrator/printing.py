@@ -34,10 +34,10 @@ def plan_table(console: Console, made: Plan, needs: Budget) -> None:
         "layers x neurons",
         "cells",
         "replica",
-        "partial",
+        "on disk",
         "rough time",
     ):
-        right = column in ("cells", "replica", "partial", "rough time")
+        right = column in ("cells", "replica", "on disk", "rough time")
         table.add_column(column, justify="right" if right else "left")
     for need, (name, ref) in zip(needs.needs, made.models.items(), strict=True):
         table.add_row(
@@ -46,7 +46,7 @@ def plan_table(console: Console, made: Plan, needs: Budget) -> None:
             f"{ref.facts.layers} x {ref.facts.neurons:,}",
             f"{need.cells:,}",
             size(need.replica_bytes),
-            size(need.partial_bytes),
+            size(need.disk_bytes),
             duration(need.seconds),
         )
     console.print(table)

@@ -27,7 +27,7 @@ from rich.progress import (
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
 from orchestrator.tasks import STAGES, Task
 
 
@@ -109,8 +109,11 @@ class Story:
     def say(self, event: str, **details: object) -> None:
         """Write one line of the story."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **details}, default=str)
-        self._file.write(line + "\n")
-        self._file.flush()
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise StoreError(f"the story cannot be written: {error.strerror}") from error
         if not self._live:
             self._console.file.write(line + "\n")
             self._console.file.flush()

@@ -24,7 +24,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from orchestrator.budget import Demand
 from orchestrator.pool import Done, Event, Lost, PoolError, Raised, Ready
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
 from orchestrator.tasks import Task
 from workers.messages import ModelRef
 
@@ -70,7 +70,9 @@ def connected(address: str | None) -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     if address is None:
         listen_on_loopback()
-        ray.init(include_dashboard=False, configure_logging=False, log_to_driver=False)
+        ray.init(
+            address="local", include_dashboard=False, configure_logging=False, log_to_driver=False
+        )
     else:
         try:
             ray.init(address=address, configure_logging=False, log_to_driver=False)
@@ -96,8 +98,13 @@ def listen_on_loopback() -> None:
 
 
 def cluster() -> dict[str, float]:
-    """Return what the connected cluster has in all: CPU, GPU, memory in bytes."""
-    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    """Return what the connected cluster has in all: CPU, GPU, memory in bytes.
+
+    `node_memory` is that of its largest node.
+    """
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
+    total = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    return {**total, "node_memory": max((n.get("memory", 0.0) for n in nodes), default=0.0)}
 
 
 class RayPool:
@@ -155,7 +162,13 @@ class RayPool:
             if task is None:
                 assert worker is not None
                 return self._lost(worker, repr(error.cause))
-            return Raised(worker=worker, task=task, error=repr(error.cause), traceback=str(error))
+            return Raised(
+                worker=worker,
+                task=task,
+                error=repr(error.cause),
+                traceback=str(error),
+                storage=isinstance(error.cause, StoreError),
+            )
         except RayError as error:  # the process of a task without a model died
             if worker is not None:
                 return self._lost(worker, str(error).splitlines()[0])

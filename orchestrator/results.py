@@ -49,7 +49,26 @@ def aggregated(store: Store, declared: Sequence[tuple[str, str]]) -> None:
 def notes(store: Store) -> list[str]:
     """Return what a reader of the summary must be told, a sentence each."""
     summary = table(store, "summary").collect()
-    return [] if summary.is_empty() else aggregate.notes(summary, table(store, "results"))
+    said = [] if summary.is_empty() else aggregate.notes(summary, table(store, "results"))
+    return [*said, *_shortages(store)]
+
+
+def _shortages(store: Store) -> list[str]:
+    """Return where a source held less than the sweep asked of it."""
+    if not store.exists("sweep.yaml"):
+        return []
+    asked = yaml.safe_load(store.path("sweep.yaml").read_text())["data"]
+    said = []
+    for file in store.files("data"):
+        rows = pl.scan_parquet(store.path(file)).group_by("model", "data", "role").len().collect()
+        for model, data, role, count in rows.sort("role").iter_rows():
+            wanted = asked.get(data, {}).get(role, {}).get("sequences")
+            if wanted is not None and count < wanted:
+                said.append(
+                    f"{model} on {data}: {count} sequences to {role} were found where {wanted} were"
+                    " asked for."
+                )
+    return said
 
 
 def declared(store: Store) -> list[tuple[str, str]]:

@@ -136,12 +136,13 @@ def _fresh(plan: Plan, store: Store, digests: dict[str, str], cell: str, recorde
 
 def calls(plan: Plan, cells: Iterable[Cell]) -> list[Task]:
     """Return the calls that answer these cells: of one model each, donated ones together."""
-    groups: dict[tuple[str, bool], list[Cell]] = {}
+    groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.model, cell.donated), []).append(cell)
+        # One set of donors a call: their activations are held while it lasts.
+        groups.setdefault((cell.model, str(cell.arguments.get("donors", ""))), []).append(cell)
     made = []
-    for (_, donated), group in groups.items():
-        size = DONATED_PER_CALL if donated else CONSTANTS_PER_CALL
+    for (_, donors), group in groups.items():
+        size = DONATED_PER_CALL if donors else CONSTANTS_PER_CALL
         made += [evaluate_call(plan, group[i : i + size]) for i in range(0, len(group), size)]
     return made
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.pool import Done, Event, Lost, Pool, PoolError, Raised, Ready
 from orchestrator.roster import Roster, Worker
+from orchestrator.store import StoreError
 from orchestrator.tasks import Failure, Task
 from workers.messages import ModelRef
 
@@ -154,8 +155,7 @@ class Scheduler:
 
     def _left(self, model: str) -> float:
         """Return the work that is left of a model, queued or waiting."""
-        queued = sum(t.cost for t in self._queues[model])
-        return queued + sum(self._ahead[model].values())
+        return sum(t.cost for t in self._queues[model]) + sum(self._ahead[model].values())
 
     def _under_way(self) -> bool:
         """Whether anything runs that may release what waits."""
@@ -173,6 +173,8 @@ class Scheduler:
                     self._workers[number].losses = 0
                 self._finish(task)
                 self.listen("done", task, summary)
+            case Raised(task=task, error=error, storage=True):
+                raise StoreError(f"{task.label}: {error}")
             case Raised(worker=number, task=task, error=error, traceback=text):
                 self._leave(number, task)
                 self._retry(task, error, text)

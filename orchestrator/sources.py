@@ -55,6 +55,8 @@ class Source:
     splits: tuple[str, ...]
     """Splits that the source itself names; empty when it has none."""
     read: Callable[[], Iterator[Document]]
+    checked_by_reading: bool = False
+    """Whether its content is a user's, and so may be wrong."""
 
     def digest(self) -> str:
         """Return the SHA-256 over the source's files."""
@@ -94,7 +96,11 @@ def find(source: str, *, base: Path, text: str = "text", document: str | None = 
     if not path.is_file():
         raise SourceError(f"there is no file {path}; paths are relative to the sweep file")
     return Source(
-        kind="text", files=(path,), splits=(), read=lambda: _json_lines(path, text, document)
+        kind="text",
+        files=(path,),
+        splits=(),
+        read=lambda: _json_lines(path, text, document),
+        checked_by_reading=True,
     )
 
 

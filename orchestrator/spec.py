@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from orchestrator import notation
@@ -155,6 +156,20 @@ Method = Annotated[MethodSpec, BeforeValidator(notation.method)]
 DEFAULT_DATA = {"stdlib": DataSpec(source="zoo:text"), "digits": DataSpec(source="zoo:digits")}
 
 
+def _pair(value: object) -> object:
+    """Return a pair of labels, each as the method of that spelling is labelled."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(_label(v) if isinstance(v, str) else v for v in value)
+
+
+def _label(written: str) -> str:
+    try:
+        return MethodSpec.model_validate(notation.method(written)).label
+    except ValueError:
+        return written  # whatever it is, it is not among the methods, and will be told so
+
+
 class Spec(Section):
     """A whole sweep file, every default filled in."""
 
@@ -167,7 +182,7 @@ class Spec(Section):
     )
     seeds: Annotated[Seeds, BeforeValidator(notation.seeds)] = Seeds()
     contrasts: Annotated[
-        tuple[Annotated[tuple[str, str], BeforeValidator(notation.as_tuple)], ...],
+        tuple[Annotated[tuple[str, str], BeforeValidator(_pair)], ...],
         BeforeValidator(notation.as_tuple),
     ] = ()
     sites: Annotated[
@@ -249,6 +264,11 @@ def parse(raw: object) -> Spec:
     if mistakes:
         raise SpecError(mistakes)
     return spec
+
+
+def as_yaml(spec: Spec) -> str:
+    """Return the spec as a sweep file with every default filled in."""
+    return yaml.safe_dump(resolved(spec), sort_keys=False, allow_unicode=True)
 
 
 def resolved(spec: Spec) -> dict[str, object]:

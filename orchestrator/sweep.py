@@ -14,11 +14,11 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import yaml
 from rich.console import Console
 
 from orchestrator import budget, place, provenance, ray_pool, resume, specfile
 from orchestrator import plan as planning
+from orchestrator.glance import glance
 from orchestrator.lock import locked
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.names import slug
@@ -28,7 +28,7 @@ from orchestrator.progress import Story, console
 from orchestrator.report import report
 from orchestrator.results import aggregated
 from orchestrator.scheduler import Scheduler
-from orchestrator.spec import parse, resolved
+from orchestrator.spec import as_yaml, parse
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tables import SCHEMAS
 from orchestrator.tasks import Failure
@@ -47,8 +47,8 @@ class Outcome:
     """Cells that were answered before."""
 
 
-def plan(file: str | Path, *, device: str = "cpu") -> Plan:
-    """Return the plan of a sweep file; changes nothing.
+def plan(file: str | Path, *, device: str = "cpu", fetch: bool = False) -> Plan:
+    """Return the plan of a sweep file; changes nothing, but downloads hub models with `fetch`.
 
     Raises SpecError with every mistake: of the file, of its models and of its sources.
     """
@@ -58,9 +58,10 @@ def plan(file: str | Path, *, device: str = "cpu") -> Plan:
         spec = parse(plain)
     except SpecError as error:
         # What can be looked at all the same is, so that one look shows every mistake.
-        raise SpecError([*error.mistakes, *planning.glance(plain, path.parent)]) from None
+        more = glance(plain, error.mistakes, path.parent)
+        raise SpecError([*error.mistakes, *more]) from None
     chosen = spec.cluster.device if spec.cluster.device != "auto" else device
-    return planning.make(spec, base=path.parent, device=chosen)
+    return planning.make(spec, base=path.parent, device=chosen, fetch=fetch)
 
 
 def run(
@@ -80,24 +81,24 @@ def run(
     `local` runs in this process without Ray. Raises SpecError, StoreError and
     PoolError; a task that fails raises nothing: it is in the outcome.
     """
-    made = plan(file)
+    made = plan(file, fetch=True)
     store = Store.open(place.run_folder(out, made.spec.name))
     with ExitStack() as stack:
         stack.enter_context(locked(store))
         failures: list[Failure] = []
         story = stack.enter_context(Story(store, told or console()))
         _tidied(made, store, story)
-        made = made if only is None else _only(made, only)
-        left = resume.left(made, store)
+        left = _left(made, store, only)
         story.begin(left.tasks, _found(made, left))
         if left.tasks:
             pool, made = stack.enter_context(_pool(file, made, store, address, workers, local))
-            made = made if only is None else _only(made, only)
-            left = resume.left(made, store)
+            left = _left(made, store, only)
             _write_plan(made, store)
+            content = json.dumps(provenance.gather(made), indent=2).encode()
+            store.replace("provenance.json", content)
             failures = _schedule(made, left, store, pool, story)
         else:
-            _write_plan(made, store)
+            _write_plan(made, store)  # the sweep may have been edited all the same
         aggregated(store, made.spec.contrasts)
         page = report(store.root)
         story.say("end", failures=len(failures))
@@ -120,10 +121,20 @@ def _tidied(made: Plan, store: Store, story: Story) -> None:
     for file in found.stale:
         story.say("stale", file=file)
         store.delete(file)
+    # Tables of an earlier version of the sweep would stand beside this one's under the same names.
+    named = {task.file for task in made.tasks}
+    for kind in ("donors", "selections", "statistics", "centres"):
+        for file in set(store.files(kind)) - named:
+            story.say("superseded", file=file)
+            store.delete(file)
     # Results without an execution, as a crash between the two commits leaves them, don't count.
     kept = {f.replace("executions/", "results/", 1) for f in store.files("executions")}
     for file in set(store.files("results")) - kept:
         store.delete(file)
+
+
+def _left(made: Plan, store: Store, only: str | None) -> resume.Left:
+    return resume.left(made if only is None else _only(made, only), store)
 
 
 def _only(made: Plan, condition: str) -> Plan:
@@ -160,14 +171,15 @@ def _pool(
 ) -> Iterator[tuple[Pool, Plan]]:
     """Yield a pool, and the plan for the device that the cluster has."""
     if local:
-        from orchestrator.local_pool import LocalPool  # torch: seconds that Ray's driver spares
+        from orchestrator import local_pool  # torch: seconds that Ray's driver spares
 
-        yield LocalPool(store), made
+        local_pool.refuse_missing(made.spec.cluster.device)
+        yield local_pool.LocalPool(store), made
         return
     with ray_pool.connected(address):
         cluster = ray_pool.cluster()
         if made.spec.cluster.device == "auto" and cluster.get("GPU", 0) >= 1:
-            made = plan(file, device="cuda")
+            made = plan(file, device="cuda", fetch=True)
         count = budget.workers(made, cluster, asked=workers)
         spare = max(2, int(cluster.get("CPU", 1)))
         pool = ray_pool.RayPool(store, workers=count, spare=spare, demand=budget.demand(made))
@@ -180,8 +192,10 @@ def _pool(
 def _schedule(
     made: Plan, left: resume.Left, store: Store, pool: Pool, story: Story
 ) -> list[Failure]:
+    asked = {task.file for task in left.tasks}
     for file in store.files("failures", ".json"):
-        store.delete(file)  # what failed before is tried again
+        if store.read_json(file).get("file") in asked:
+            store.delete(file)  # it is tried again
     scheduler = Scheduler(
         left.tasks,
         left.done,
@@ -191,18 +205,17 @@ def _schedule(
         tell=story.say,
         ready_seconds=made.spec.cluster.ready_seconds,
     )
-    failures = scheduler.run()
-    for failure in failures:
-        content = json.dumps(asdict(failure), indent=2).encode()
-        store.replace(failure.record, content)
-    return failures
+    try:
+        return scheduler.run()
+    finally:
+        for failure in scheduler.failures:
+            content = json.dumps(asdict(failure), indent=2).encode()
+            store.replace(failure.record, content)
 
 
 def _write_plan(made: Plan, store: Store) -> None:
     """Write what the run folder says about itself."""
-    spec = yaml.safe_dump(resolved(made.spec), sort_keys=False, allow_unicode=True)
-    store.replace("sweep.yaml", spec.encode())
-    store.replace("provenance.json", json.dumps(provenance.gather(made), indent=2).encode())
+    store.replace("sweep.yaml", as_yaml(made.spec).encode())
     store.replace("cells.parquet", parquet(_cells_table(made)))
     store.replace("plan.parquet", parquet(_plan_table(made)))
 

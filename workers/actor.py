@@ -48,6 +48,7 @@ class Replica:
         self._model = None
         gc.collect()  # a module may be in a reference cycle, and its memory is needed now
         torch.set_num_threads(ref.threads)
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
         self._model = loading.load(ref)
 
     def pilot(

@@ -48,7 +48,7 @@ def know(
 ) -> None:
     """Have inspection know these models and no others; all of them lie under one folder."""
 
-    def find(model: str, *, revision: str | None, base: Path) -> Path:
+    def find(model: str, *, revision: str | None, base: Path, fetch: bool = False) -> Path:
         if model not in models:
             raise ModelError(f"there is no model {model}")
         return folder / model.replace("/", "%")

@@ -193,15 +193,20 @@ def test_a_model_that_is_not_there_is_refused_with_what_to_write(
 def test_a_hub_id_is_fetched_at_its_revision_and_never_with_pickles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, str, list[str]]] = []
+    asked: list[tuple[str, str, list[str], bool]] = []
 
-    def fetch(model: str, *, revision: str, allow_patterns: list[str]) -> str:
-        asked.append((model, revision, allow_patterns))
+    def fetch(
+        model: str, *, revision: str, allow_patterns: list[str], local_files_only: bool
+    ) -> str:
+        asked.append((model, revision, allow_patterns, local_files_only))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert folder("facebook/opt-125m", revision="27dcfa7", base=tmp_path) == tmp_path
-    ((model, revision, patterns),) = asked
+    for wanted in (False, True):  # planning downloads nothing
+        found = folder("facebook/opt-125m", revision="27dcfa7", base=tmp_path, fetch=wanted)
+        assert found == tmp_path
+    assert [local for *_, local in asked] == [True, False]
+    model, revision, patterns, _ = asked[0]
     assert (model, revision) == ("facebook/opt-125m", "27dcfa7")
     assert not any(p.endswith((".bin", ".pt", ".py")) for p in patterns)
 
@@ -214,4 +219,4 @@ def test_a_hub_that_does_not_answer_is_told_with_what_to_check(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(ModelError, match=r"facebook/opt at 1 .*ConnectionError.*name the folder"):
-        folder("facebook/opt", revision="1", base=tmp_path)
+        folder("facebook/opt", revision="1", base=tmp_path, fetch=True)

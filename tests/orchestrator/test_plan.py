@@ -203,21 +203,6 @@ def test_two_models_that_would_share_a_folder_are_refused(
     assert "would share a folder" in found["models[1]"]
 
 
-def test_a_glance_sees_models_and_sources_of_a_file_that_cannot_be_parsed(base: Path) -> None:
-    raw = {
-        "models": ["a", "none", {"id": "pickled"}, {"id": 3}, 4, None],
-        "data": {"t": {"source": "none.jsonl"}, "u": {"source": 7}, "v": None},
-        "fractions": [1.2],
-    }
-    found = {m.path: m.message for m in planning.glance(raw, base)}
-    assert set(found) == {"models[1]", "models[2]", "data.t.source"}
-
-
-@pytest.mark.parametrize("raw", [None, [], "x", {}, {"models": "a", "data": 3}])
-def test_a_glance_at_nonsense_sees_nothing(base: Path, raw: object) -> None:
-    assert planning.glance(raw, base) == []
-
-
 def test_a_call_is_named_by_its_cells_in_whatever_order(base: Path) -> None:
     plan = planned.make(base)
     chosen = list(plan.cells.values())[2:6]
