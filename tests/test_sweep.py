@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from orchestrator import sweep
 from tests.processes import descendants, listening, title
 from tests.sweeps import answers, assert_same, command, peaksweep, written
 
@@ -36,6 +37,24 @@ def on_two(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = peaksweep("run", spec, "--out", run, "--workers", "2")
     assert ended.returncode == 0, ended.stderr
     return run
+
+
+def test_the_toy_sweep_has_the_names_and_numbers_it_always_had(
+    undisturbed: Path, spec: Path
+) -> None:
+    """Numbers that change without a new `ALGORITHM` version, or names without a reason, fail here.
+
+    After a change that is meant, raise the version in `orchestrator.names` and write the file anew.
+    """
+    golden = json.loads((Path(__file__).parent / "golden" / "toy.json").read_text())
+    assert sorted({t.name for t in sweep.plan(spec).tasks}) == golden["tasks"]
+    sums = (
+        answers(undisturbed).group_by("cell").agg(pl.col("tokens", "top1", "top10", "loss").sum())
+    )
+    assert set(sums["cell"]) == set(golden["cells"])
+    for cell, tokens, top1, top10, loss in sums.iter_rows():
+        assert [tokens, top1, top10] == golden["cells"][cell][:3]
+        assert loss == pytest.approx(golden["cells"][cell][3], rel=1e-6)
 
 
 def events(run: Path) -> list[dict[str, object]]:
