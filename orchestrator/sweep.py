@@ -145,7 +145,8 @@ def _only(made: Plan, condition: str) -> Plan:
         )
     except (pl.exceptions.PolarsError, ValueError) as error:
         columns = ", ".join(SCHEMAS["cells"].names)
-        message = f"{condition!r} is not a condition on the cells ({error}). Columns: {columns}"
+        why = str(error).splitlines()[0].split(";")[0]  # Polars goes on with its own plan
+        message = f"{condition!r} is not a condition on the cells: {why}. Columns: {columns}"
         raise SpecError([Mistake(path="--only", message=message)]) from None
     if kept.is_empty():
         raise SpecError([Mistake(path="--only", message=f"no cell has {condition}")])
