@@ -132,8 +132,8 @@ def test_killed_actors_cost_nothing_but_time(undisturbed: Path, spec: Path, tmp_
     driver = start(spec, run, "--workers", "2")
     wait_for_parts(driver, run, 1)
     actors = [p for p in descendants(driver.pid) if title(p).startswith("ray::Actor")]
-    assert len(actors) == 2
-    for actor in actors:  # both, so that at least one has work in hand
+    assert actors
+    for actor in actors:  # all, so that at least one has work in hand
         os.kill(actor, signal.SIGKILL)
     assert driver.wait(timeout=300) == 0
     assert any(e["event"] == "retried" for e in events(run))
