@@ -32,8 +32,11 @@ class Cell:
     """Files it needs."""
     arguments: Mapping[str, object]
     """What `orchestrator.host` turns into a CellOrder."""
-    donated: bool
-    """Whether it needs the donors' activations."""
+
+    @property
+    def donated(self) -> bool:
+        """Whether it needs the donors' activations."""
+        return "donors" in self.arguments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +155,6 @@ def _cell(
         label=f"{ref.name} {method.label} at {each}/{ref.facts.neurons}, mask {seed}",
         after=tuple(after),
         arguments=arguments,
-        donated="donors" in arguments,
     )
 
 

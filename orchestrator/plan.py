@@ -52,35 +52,7 @@ def make(spec: Spec, *, base: Path, device: str, fetch: bool = False) -> Plan:
         spec, more = _fill_data(spec, refs, found)
         mistakes += more
     mistakes += _fractions(spec, refs)
-    mistakes += [
-        Mistake(
-            path="evaluation.batch_tokens",
-            message=f"{spec.evaluation.batch_tokens} is less than one window of {model.id}"
-            f" ({window} positions); allow at least that many",
-        )
-        for model in spec.models
-        if model.id in refs and model.data in spec.data
-        for window in [spec.data[model.data].sequence_length or refs[model.id].facts.window]
-        if spec.evaluation.batch_tokens < window
-    ]
-    mistakes += [
-        Mistake(
-            path="evaluation.logits_bytes",
-            message=f"{spec.evaluation.logits_bytes} bytes do not hold the logits of one position"
-            f" of {ref.name}; allow at least {4 * ref.facts.vocabulary}",
-        )
-        for ref in refs.values()
-        if spec.evaluation.logits_bytes < 4 * ref.facts.vocabulary
-    ]
-    mistakes += [
-        Mistake(
-            path="statistics.bins",
-            message=f"{spec.statistics.bins} bins are finer than {ref.dtype} can tell apart"
-            f" ({ref.name}); use 256 at most, or float32",
-        )
-        for ref in refs.values()
-        if ref.dtype == "bfloat16" and spec.statistics.bins > 256
-    ]
+    mistakes += _settings(spec, refs)
     if mistakes:
         raise SpecError(mistakes)
     tasks: list[Task] = []
@@ -206,6 +178,40 @@ def _misfit(facts: ModelFacts, data: DataSpec, source: sources.Source) -> str | 
     if data.sequence_length is not None and data.sequence_length > facts.window:
         return f"asks for {data.sequence_length} positions; the model takes {facts.window} at most"
     return None
+
+
+def _settings(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
+    """Return what is wrong between settings and the models they are meant for."""
+    found = [
+        Mistake(
+            path="evaluation.batch_tokens",
+            message=f"{spec.evaluation.batch_tokens} is less than one window of {model.id}"
+            f" ({window} positions); allow at least that many",
+        )
+        for model in spec.models
+        if model.id in refs and model.data in spec.data
+        for window in [spec.data[model.data].sequence_length or refs[model.id].facts.window]
+        if spec.evaluation.batch_tokens < window
+    ]
+    found += [
+        Mistake(
+            path="evaluation.logits_bytes",
+            message=f"{spec.evaluation.logits_bytes} bytes do not hold the logits of one position"
+            f" of {ref.name}; allow at least {4 * ref.facts.vocabulary}",
+        )
+        for ref in refs.values()
+        if spec.evaluation.logits_bytes < 4 * ref.facts.vocabulary
+    ]
+    found += [
+        Mistake(
+            path="statistics.bins",
+            message=f"{spec.statistics.bins} bins are finer than {ref.dtype} can tell apart"
+            f" ({ref.name}); use 256 at most, or float32",
+        )
+        for ref in refs.values()
+        if ref.dtype == "bfloat16" and spec.statistics.bins > 256
+    ]
+    return found
 
 
 def _fractions(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:

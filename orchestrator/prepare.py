@@ -212,11 +212,10 @@ def donors(task: Task, store: Store) -> dict[str, object]:
     special tokens stand at the same positions in both.
     """
     a = task.arguments
-    columns = ["sequence", "role", "document"]
-    file, seed = a["data"], a["seed"]
-    closing = a["closing"]
-    text = "input" in store.table(file).column_names
-    table = store.table(file, [*columns, "input"] if text else columns).to_pylist()
+    whole, seed, closing = store.table(a["data"]), a["seed"], a["closing"]
+    text = "input" in whole.column_names
+    columns = ["sequence", "role", "document", *(["input"] if text else [])]
+    table = whole.select(columns).to_pylist()
     pool = [r for r in table if r["role"] == "collect"]
     received = [r for r in table if r["role"] == "evaluate"]
     chosen, inputs = [], []

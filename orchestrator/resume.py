@@ -48,10 +48,10 @@ def left(plan: Plan, store: Store) -> Left:
 
     Raises SpecError if the folder holds data of the same name made otherwise.
     """
-    broken = [f for kind in (*_FOLDERS, *_PARTS) for f in store.files(kind) if not store.whole(f)]
+    broken = [f for kind in (*FOLDERS, *_PARTS) for f in store.files(kind) if not store.whole(f)]
     for file in broken:
         store.delete(file)
-    present = {f for kind in _FOLDERS for f in store.files(kind)}
+    present = {f for kind in FOLDERS for f in store.files(kind)}
     _same_data(plan, store, present)
     done = {t.file for t in plan.tasks if t.file in present}
     answered, stale = _answered(plan, store)
@@ -67,7 +67,8 @@ def left(plan: Plan, store: Store) -> Left:
     )
 
 
-_FOLDERS = ("data", "donors", "selections", "partials", "statistics", "centres")
+FOLDERS = ("data", "donors", "selections", "partials", "statistics", "centres")
+"""Where tasks that are no evaluations commit their files."""
 _PARTS = ("results", "executions")
 
 
@@ -107,7 +108,7 @@ def _answered(plan: Plan, store: Store) -> tuple[set[str], tuple[str, ...]]:
     digests: dict[str, str] = {}
     for model in plan.models.values():
         for file in store.files(f"executions/{slug(model.name)}"):
-            if not store.exists(file.replace("executions/", "results/", 1)):
+            if not store.exists(results_of(file)):
                 stale.append(file)  # its results are gone
                 continue
             table = store.table(file, ["cell", "statistics_digest"]).to_pydict()
@@ -117,6 +118,11 @@ def _answered(plan: Plan, store: Store) -> tuple[set[str], tuple[str, ...]]:
             else:
                 stale.append(file)
     return answered, tuple(stale)
+
+
+def results_of(executions: str) -> str:
+    """Return the part of `results` that stands beside a part of `executions`."""
+    return executions.replace("executions/", "results/", 1)
 
 
 def _fresh(plan: Plan, store: Store, digests: dict[str, str], cell: str, recorded: str) -> bool:
@@ -129,8 +135,7 @@ def _fresh(plan: Plan, store: Store, digests: dict[str, str], cell: str, recorde
     key = str(file)
     if key not in digests:
         table = store.table(key)
-        donated = "donors" in known.arguments
-        digests[key] = prepare.donors_digest(table) if donated else centres.digest(table)
+        digests[key] = prepare.donors_digest(table) if known.donated else centres.digest(table)
     return digests[key] == recorded
 
 

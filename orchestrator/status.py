@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.lock import holder
-from orchestrator.resume import MEANS
+from orchestrator.resume import FOLDERS, MEANS
 from orchestrator.store import Store, StoreError
 from orchestrator.tasks import STAGES
 
@@ -56,7 +56,7 @@ def status(run: str | Path) -> Status:
         raise StoreError(f"{root} holds no run (no plan.parquet); give a folder made by `run`")
     store = Store(root.absolute())
     plan = store.table("plan.parquet").to_pylist()
-    files = {f for kind in _FOLDERS for f in store.files(kind) if store.whole(f)}
+    files = {f for kind in FOLDERS for f in store.files(kind) if store.whole(f)}
     cells = {
         cell
         for file in store.files("executions")
@@ -93,9 +93,6 @@ def status(run: str | Path) -> Status:
         stages=tuple(stages),
         failures=tuple(f"{f['label']}: {f['error']}" for f in failures),
     )
-
-
-_FOLDERS = ("data", "donors", "selections", "partials", "statistics", "centres")
 
 
 def _key(row: Mapping[str, str]) -> str:

@@ -91,8 +91,9 @@ def run(
         left = _left(made, store, only)
         story.begin(left.tasks, _found(made, left))
         if left.tasks:
-            pool, made = stack.enter_context(_pool(file, made, store, address, workers, local))
-            left = _left(made, store, only)
+            pool, planned = stack.enter_context(_pool(file, made, store, address, workers, local))
+            if planned is not made:  # planned again, for the device that the cluster has
+                made, left = planned, _left(planned, store, only)
             _write_plan(made, store)
             content = json.dumps(provenance.gather(made), indent=2).encode()
             store.replace("provenance.json", content)
@@ -128,7 +129,7 @@ def _tidied(made: Plan, store: Store, story: Story) -> None:
             story.say("superseded", file=file)
             store.delete(file)
     # Results without an execution, as a crash between the two commits leaves them, don't count.
-    kept = {f.replace("executions/", "results/", 1) for f in store.files("executions")}
+    kept = {resume.results_of(f) for f in store.files("executions")}
     for file in set(store.files("results")) - kept:
         store.delete(file)
 

@@ -26,7 +26,6 @@ contrasts: [[peak, mean]]
 statistics: {shards: 4}
 """
 
-FLOATS = ("seconds",)
 OF_THE_PROCESS = ("seconds", "worker", "hostname_hash")
 """Columns of `executions` that say who did it, not what came out."""
 
