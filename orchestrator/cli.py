@@ -25,7 +25,9 @@ from rich.markup import escape
 from orchestrator import budget as budgeting
 from orchestrator import printing
 from orchestrator.mistakes import SpecError
+from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
+from orchestrator.spec import as_yaml, resolved
 from orchestrator.status import status as status_of
 from orchestrator.store import Store, StoreError
 
@@ -50,7 +52,6 @@ def plan(
 ) -> None:
     """Cells, tasks, bytes and hours; changes nothing."""
     from orchestrator import sweep  # the figures' libraries take a second; `--help` should not
-    from orchestrator.spec import as_yaml
 
     made = sweep.plan(spec)
     needs = budgeting.budget(made)
@@ -142,11 +143,7 @@ def report(run: Run) -> None:
     out.print(write(store.root), soft_wrap=True)
 
 
-def _plan_json(made: object, needs: budgeting.Budget) -> dict[str, object]:
-    from orchestrator.plan import Plan
-    from orchestrator.spec import resolved
-
-    assert isinstance(made, Plan)
+def _plan_json(made: Plan, needs: budgeting.Budget) -> dict[str, object]:
     return {
         "spec": resolved(made.spec),
         "points": len(made.rows),
