@@ -6,7 +6,7 @@ runs, and a plan that cannot be held is refused instead of failing hours later.
 A replica holds, at its largest: the weights, a copy of the attention output
 projections (folding restores from it), the activations of one batch (with the
 donors' when resampling), one chunk of logits, and while collecting the
-histogram of every neuron. Factors are stated where they are used; they are
+histogram of every neuron in every stratum. Factors are stated where they are used; they are
 meant to be somewhat too large.
 
 Time is rough: floating-point operations over a rate that is typical of the
@@ -16,6 +16,7 @@ device, to tell minutes from days.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.collection import stratified
 from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
 from workers.messages import ModelRef
@@ -45,7 +46,7 @@ class Need:
     replica_bytes: int
     """Largest memory of one replica."""
     partial_bytes: int
-    """One shard's histogram on disk, before compression."""
+    """The largest merged histogram, in bytes."""
     disk_bytes: int
     """The run folder's share, before compression: partials of every shard, results, data."""
     cells: int
@@ -87,23 +88,29 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
     activations = positions * facts.d_model * ACTIVATIONS * width
     donors = positions * facts.neurons * facts.layers * width
     rows = facts.layers * facts.neurons
-    # int32 counts while counting, int64 once they are shipped, and one float64 sum of each moment.
-    histogram = rows * (statistics.bins * 12 + 40)
+    data = next(m.data for m in plan.spec.models if m.id == ref.name)
+    assert data is not None  # the plan has chosen one
+    source = statistics.data or data
+    strata = [stratified(plan.spec, facts, source, by) for by in ("position", "class")]
+    counted = [rows, *(rows * len(s.starts) for s in strata if s is not None)]
+    # A count is int32 while counting and int64 once it is shipped; beside each neuron's counts
+    # lie windows, moments and extremes.
+    histogram = max(counted) * (statistics.bins * 12 + 200)
     pilot = statistics.pilot_positions * rows * width
     work = max(donors + evaluation.logits_bytes * 3, histogram, pilot)
-    data = plan.spec.data[next(m.data for m in plan.spec.models if m.id == ref.name) or ""]
-    collected = data.positions("collect", facts.window)
-    evaluated = data.positions("evaluate", facts.window)
-    passes = 3 if any(t.kind == "recount" for t in plan.tasks) else 2
-    positions_fed = collected * passes + evaluated * cells
-    partial = rows * (statistics.bins * 8 + 120)
-    sequences = evaluated // (data.sequence_length or facts.window)
+    collected = plan.spec.data[source].positions("collect", facts.window)
+    evaluated = plan.spec.data[data].positions("evaluate", facts.window)
+    partial = max(counted) * (statistics.bins * 8 + 200)
+    sequences = evaluated // (plan.spec.data[data].sequence_length or facts.window)
+    under = sum(t.kind == "under" for t in plan.tasks if t.model == ref)
     # Shards, and an eighth as many merges again; a row of results has about 70 bytes.
     disk = (
-        int(partial * statistics.shards * 1.15)
+        int(sum(counted) * (statistics.bins * 4 + 200) * statistics.shards * 1.15)
+        + under * rows * (statistics.bins * 8 + 200)
         + sequences * cells * 70
         + 9 * (collected + evaluated)
     )
+    passes = sum(t.cost for t in plan.tasks if t.model == ref)
     return Need(
         model=ref.name,
         replica_bytes=PROCESS_BYTES * (ref.device == "cpu")
@@ -114,7 +121,7 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
         partial_bytes=partial,
         disk_bytes=disk,
         cells=cells,
-        seconds=2 * facts.parameters * positions_fed / FLOPS[ref.device],
+        seconds=2 * (passes + facts.parameters * evaluated * cells) / FLOPS[ref.device],
     )
 
 
@@ -147,7 +154,7 @@ def workers(plan: Plan, cluster: Mapping[str, float], *, asked: int | None = Non
             raise PoolError(
                 f"one replica of {largest.model} needs {largest.replica_bytes / 2**30:.1f} GiB, and"
                 f" the cluster has {_spelled(cluster)}; lower `evaluation.batch_tokens` or"
-                " `statistics.bins`, or use a larger machine"
+                " `statistics.bins`, ask for fewer `statistics.strata`, or use a larger machine"
             )
     count = min(units, fitting)
     if asked is not None and asked > units:

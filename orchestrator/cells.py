@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from orchestrator.draft import Made
 from orchestrator.names import canonical, name
-from orchestrator.spec import MethodSpec, Spec
+from orchestrator.sections import MethodSpec
+from orchestrator.spec import Spec
 from workers.messages import ModelRef
 from workers.selection import count
 
@@ -41,16 +43,22 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """Names and files of what one model's cells build on."""
+    """What one model's cells build on."""
 
-    data: tuple[str, str]
-    """(name of the task, file) of its sequences."""
-    selections: Mapping[int, tuple[str, str]]
+    data: Made
+    """Its sequences."""
+    selections: Mapping[int, Made]
     """Per mask seed."""
-    centres: Mapping[str, tuple[str, str]]
-    """Per method label."""
-    donors: Mapping[tuple[str, int], tuple[str, str]]
+    centres: Mapping[tuple[str, int | None, int | None], Made]
+    """Per method label; and per mask seed and neurons held in a layer where these change them."""
+    donors: Mapping[tuple[str, int], Made]
     """Per (source, donor seed)."""
+    starts: tuple[int, ...] = ()
+    """First position of every bucket, for constants by position."""
+
+    def centre(self, label: str, seed: int, each: int) -> Made:
+        """Return the constants of a method for one held set."""
+        return self.centres.get((label, seed, each)) or self.centres[label, None, None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +95,7 @@ def _point(
 ) -> Point:
     facts = ref.facts
     each = count(fraction, facts.neurons)
-    cell = _cell(spec, ref, inputs, site, method, each, seed, donor_seed)
+    made = cell(spec, ref, inputs, site, method, each, seed, donor_seed)
     row = {
         "model": ref.name,
         "modality": facts.modality,
@@ -106,12 +114,12 @@ def _point(
         "masking_seed": spec.seeds.masking if facts.modality == "masked" else None,
         "units_held": each * facts.layers,
         "units_total": facts.neurons * facts.layers,
-        "cell": cell.name,
+        "cell": made.name,
     }
-    return Point(row=row, cell=cell)
+    return Point(row=row, cell=made)
 
 
-def _cell(
+def cell(
     spec: Spec,
     ref: ModelRef,
     inputs: Inputs,
@@ -121,39 +129,41 @@ def _cell(
     seed: int,
     donor_seed: int | None,
 ) -> Cell:
-    data_name, data_file = inputs.data
+    """Return the cell that holds `each` neurons of every layer by this method."""
     recipe: dict[str, object] = {
         "model": ref.facts.digest,
         "dtype": ref.dtype,
-        "data": data_name,
+        "data": inputs.data.name,
         "batch_tokens": spec.evaluation.batch_tokens,
         "logits_bytes": spec.evaluation.logits_bytes,
     }
     arguments: dict[str, object] = {"site": site, "each": each, "method": method.label}
-    after = [data_file]
+    after = [inputs.data]
     if each:
         recipe |= {"site": site, "unit": "neuron", "layers": "all"}
         recipe["method"] = {"method": method.method, "parameters": dict(method.parameters)}
         if each == ref.facts.neurons:
             recipe["held"] = "all"  # every mask holds the same: one cell
         else:
-            selection, file = inputs.selections[seed]
-            recipe["held"] = {"selection": selection, "each": each}
-            arguments["selection"] = file
-            after.append(file)
+            selection = inputs.selections[seed]
+            recipe["held"] = {"selection": selection.name, "each": each}
+            arguments["selection"] = selection.file
+            after.append(selection)
         if donor_seed is None:
-            values, file = inputs.centres[method.label]
-            arguments["centres"] = file
+            values = inputs.centre(method.label, seed, each)
+            arguments["centres"] = values.file
+            if method.by_position:
+                arguments["starts"] = list(inputs.starts)
         else:
-            values, file = inputs.donors[method.parameters["source"], donor_seed]
-            arguments["donors"] = file
-        recipe["values"] = values
-        after.append(file)
+            values = inputs.donors[method.parameters["source"], donor_seed]
+            arguments["donors"] = values.file
+        recipe["values"] = values.name
+        after.append(values)
     return Cell(
         name=name("cell", recipe),
         model=ref.name,
         label=f"{ref.name} {method.label} at {each}/{ref.facts.neurons}, mask {seed}",
-        after=tuple(after),
+        after=tuple(made.file for made in after),
         arguments=arguments,
     )
 

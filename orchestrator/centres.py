@@ -1,15 +1,20 @@
 """Centres: the constant that every neuron is held at, one table per method.
 
-zero            0, whatever was collected
-mean            the mean of the finite activations; exact up to float64 rounding
-peak            the mode of the kernel-smoothed histogram (`workers.estimators.smooth`)
-peak(paper)     the centre of the fullest of 100 bins between the neuron's least and
-                largest activation, as published (`workers.estimators.paper`)
+zero                0, whatever was collected
+mean                the mean of the finite activations; exact up to float64 rounding
+peak                the mode of the kernel-smoothed histogram (`workers.estimators.smooth`)
+peak(half_sample)   the shortest half of the shortest half … (`workers.estimators.half_sample`)
+peak(paper)         the centre of the fullest of 100 bins between the neuron's least and
+                    largest activation, as published (`workers.estimators.paper`)
+peak(paper_global)  the same between the least and largest activation of any neuron of
+                    the model, a control: as published by mistake
+
+Mean and peak may also be of every bucket of positions, one stratum each.
 
 A neuron without a single finite activation has no centre, and no method that
 needs one can hold it: that is an error here, not a NaN in a result later.
 
-Shapes: L layers, N neurons; rows are layer-major.
+Shapes: Z strata, L layers, N neurons; R = Z x L x N rows, stratum-major, then layer-major.
 """
 
 import hashlib
@@ -20,10 +25,12 @@ from numpy.typing import NDArray
 
 from orchestrator import partials
 from orchestrator.names import canonical
+from orchestrator.overlay import final
 from orchestrator.store import Store, parquet, rows
+from orchestrator.tables import stratum_names
 from orchestrator.tasks import Task
-from workers.estimators import paper, smooth
-from workers.histogram import summarise
+from workers.estimators import half_sample, paper, smooth
+from workers.histogram import Histogram, summarise
 
 
 class NoCentreError(ValueError):
@@ -35,23 +42,28 @@ def centres(task: Task, store: Store) -> dict[str, object]:
     a = task.arguments
     layers = a["layers"]
     value_R = _values(task, store)
-    neurons = value_R.size // layers
+    neurons = a["neurons"]
     lost = np.flatnonzero(~np.isfinite(value_R))
     if lost.size:
-        layer, neuron = divmod(int(lost[0]), neurons)
+        plane, neuron = divmod(int(lost[0]), neurons)
+        layer = plane % layers
         raise NoCentreError(
             f"{lost.size} of {value_R.size} neurons of {a['model']} have no finite activation to"
             f" take the {a['method']} of (first: layer {layer}, neuron {neuron}); look at `nan` and"
             " `pos_inf` in its statistics, and collect in a wider dtype"
         )
+    strata = stratum_names(a.get("by", "all"), a.get("starts", (0,)))
+    planes = value_R.size // neurons
     columns = {
         "model": a["model"],
         "data": a["data_name"],
         "site": a["site"],
-        "layer": np.repeat(np.arange(layers), neurons),
-        "neuron": np.tile(np.arange(neurons), layers),
+        "stratum": np.repeat(strata, layers * neurons),
+        "layer": np.repeat(np.arange(planes) % layers, neurons),
+        "neuron": np.tile(np.arange(neurons), planes),
         "method": a["method"],
         "parameters": canonical(a["parameters"]),
+        "cell": a["cell"],
         "value": value_R,
     }
     store.commit(task.file, parquet(rows("centres", columns, value_R.size), task.name))
@@ -63,18 +75,24 @@ def _values(task: Task, store: Store) -> NDArray[np.float64]:
     if a["method"] == "zero":
         layers, neurons = a["layers"], a["neurons"]
         return np.zeros(layers * neurons)
-    table = store.table(a["of"])
-    if a["method"] == "mean":
-        return summarise(partials.to_histogram(table)).mean
-    parameters = a["parameters"]
-    if parameters["estimator"] == "paper":
-        return paper(partials.to_fixed(table))
-    return smooth(partials.to_histogram(table)).value
+    estimator = a["parameters"].get("estimator", "")
+    if estimator.startswith("paper"):
+        return paper(partials.to_fixed(store.table(a["of"])))
+    return centre(final(store, a), a["method"], estimator)
 
 
-def values(table: pa.Table, layers: int) -> NDArray[np.float64]:
-    """Return a centres table as an array, (L, N)."""
-    return np.asarray(table.column("value").to_numpy().reshape(layers, -1))
+def centre(histogram: Histogram, method: str, estimator: str) -> NDArray[np.float64]:
+    """Return the constant of every row of some counts, (R,)."""
+    if method == "mean":
+        return summarise(histogram).mean
+    return half_sample(histogram) if estimator == "half_sample" else smooth(histogram).value
+
+
+def values(table: pa.Table, layers: int, strata: int = 1) -> NDArray[np.float64]:
+    """Return a centres table as an array, (L, N), or (Z, L, N) where there are Z > 1 strata."""
+    value_R = table.column("value").to_numpy()
+    shape = (layers, -1) if strata == 1 else (strata, layers, -1)
+    return np.asarray(value_R.reshape(shape))
 
 
 def digest(table: pa.Table) -> str:

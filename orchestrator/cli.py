@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +30,7 @@ from orchestrator.pool import PoolError
 from orchestrator.spec import as_yaml, resolved
 from orchestrator.status import status as status_of
 from orchestrator.store import Store, StoreError
+from orchestrator.tasks import Failure
 
 app = typer.Typer(
     help="Neuron-ablation sweeps of transformers: what breaks when these neurons are held at that"
@@ -43,6 +44,12 @@ err = Console(stderr=True)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A sweep file (YAML).")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Out = Annotated[str | None, typer.Option("--out", help="Run folder; runs/NAME if not given.")]
+Address = Annotated[
+    str | None, typer.Option(help="A Ray cluster; one is started here if not given.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Replicas at once.")]
+Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
 
 
 @app.command()
@@ -66,17 +73,13 @@ def plan(
 @app.command()
 def run(
     spec: SpecFile,
-    where: Annotated[
-        str | None, typer.Option("--out", help="Run folder; runs/NAME if not given.")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; one is started here if not given.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Replicas at once.")] = None,
+    where: Out = None,
+    address: Address = None,
+    workers: Workers = None,
     only: Annotated[
         str | None, typer.Option(help="SQL condition on the cells, e.g. \"method = 'peak'\".")
     ] = None,
-    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray.")] = False,
+    local: Local = False,
 ) -> None:
     """All stages; resumes by itself."""
     from orchestrator import results, sweep
@@ -95,17 +98,45 @@ def run(
     for note in results.notes(store):
         out.print("[yellow]note[/] " + escape(note))
     out.print(
-        f"\n{ended.computed:,} cells computed now, {ended.found:,} found. Tables: {ended.run}"
-        f"   Report: {ended.page}",
+        f"\n{ended.computed:,} cells computed now, {ended.found:,} found."
+        f"{printing.fetched(ended.fetched)} Tables: {ended.run}   Report: {ended.page}",
         soft_wrap=True,
     )
-    for failure in ended.failures:
+    _end(ended.run, ended.failures)
+
+
+@app.command()
+def collect(
+    spec: SpecFile,
+    where: Out = None,
+    address: Address = None,
+    workers: Workers = None,
+    local: Local = False,
+) -> None:
+    """The statistics alone; a later run finds them done."""
+    from orchestrator import results, sweep
+
+    ended = sweep.collect(spec, out=where, address=address, workers=workers, local=local)
+    for table in printing.statistics_tables(results.table(Store(ended.run), "statistics")):
+        out.print(table)
+        out.print()
+    out.print(
+        f"{ended.computed:,} tasks done now, {ended.found:,} found in the run folder."
+        f"{printing.fetched(ended.fetched)} Tables: {ended.run / 'statistics'}",
+        soft_wrap=True,
+    )
+    _end(ended.run, ended.failures)
+
+
+def _end(run: Path, failures: Sequence[Failure]) -> None:
+    """Tell what failed, and end the command with its code."""
+    for failure in failures:
         said = (
             f"{failure.label}: {failure.error} ({failure.blocked} tasks not tried because of it);"
-            f" details in {ended.run / failure.record}"
+            f" details in {run / failure.record}"
         )
         err.print("[red]failed[/] " + escape(said), soft_wrap=True)
-    raise typer.Exit(1 if ended.failures else 0)
+    raise typer.Exit(1 if failures else 0)
 
 
 @app.command()

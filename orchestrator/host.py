@@ -11,7 +11,7 @@ Shapes: S sequences, T positions, L layers, N neurons.
 import hashlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orchestrator import centres, partials
+from orchestrator.feed import batched, counted, donated
 from orchestrator.names import canonical
 from orchestrator.prepare import donors_digest
+from orchestrator.shards import of_pilot, of_role, of_shard
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tasks import Task
 from workers.actor import Replica
-from workers.data import batches
-from workers.messages import NOT_SCORED, Batch, CellAnswer, CellOrder, ModelRef, Sequences
+from workers.messages import Batch, CellAnswer, CellOrder, ModelRef
 from workers.selection import held
+from workers.under import Passes, in_sequence, under
 
 
 class Host:
@@ -42,6 +44,8 @@ class Host:
         self._kinds: Mapping[str, Callable[[Task], dict[str, object]]] = {
             "pilot": self._pilot,
             "collect": self._collect,
+            "again": self._collect,
+            "under": self._under,
             "recount": self._recount,
             "evaluate": self._evaluate,
         }
@@ -59,48 +63,92 @@ class Host:
 
     def _pilot(self, task: Task) -> dict[str, object]:
         a = task.arguments
+        chosen = self._sample(a)
         windows = self.replica.pilot(
-            self._batches(a, "collect"),
+            self._batched(a, chosen),
             site=a["site"],
             bins=a["bins"],
             positions=a["positions"],
             seed=a["seed"],
+            counted=counted(a["counted"]),
         )
-        self.store.commit(task.file, parquet(partials.from_windows(windows), task.name))
-        return {"neurons": windows.first.size}
+        numbers = chosen.column("sequence").to_pylist()
+        self._commit(task, partials.from_windows(windows, pilot=numbers))
+        return {"neurons": windows.first.size, "sequences": len(numbers)}
 
     def _collect(self, task: Task) -> dict[str, object]:
+        """Count one shard, in the pilot's windows or, of some rows, in wider ones."""
         a = task.arguments
+        table = self._table(a["from"])
+        kept, windows = counted(a["counted"]), partials.to_windows(table)
+        again = task.kind == "again"
+        if not again:  # every stratum begins with the windows of all
+            windows = windows.taken(np.tile(np.arange(windows.first.size), len(kept.starts)))
         histogram = self.replica.collect(
             self._batches(a, "collect", shard=a["shard"]),
             site=a["site"],
-            windows=partials.to_windows(self._table(a["windows"])),
+            windows=windows,
             shard=a["shard"],
+            counted=kept,
+            rows=partials.rows_of(table) if again else None,
         )
-        self.store.commit(task.file, parquet(partials.from_histogram(histogram), task.name))
+        self._commit(task, partials.from_histogram(histogram))
         return {"tokens": int(histogram.finite.max(initial=0))}
 
     def _recount(self, task: Task) -> dict[str, object]:
         a = task.arguments
-        merged = partials.to_histogram(self._table(a["of"]))
+        low_R, high_R = partials.ends(self._table(a["from"]))
+        if a["ends"] == "of all neurons":
+            low_R, high_R = np.full_like(low_R, low_R.min()), np.full_like(high_R, high_R.max())
         fixed = self.replica.recount(
             self._batches(a, "collect", shard=a["shard"]),
             site=a["site"],
-            low=merged.minimum,
-            high=merged.maximum,
+            low=low_R,
+            high=high_R,
             bins=a["bins"],
             shard=a["shard"],
+            counted=counted(a["counted"]),
         )
-        self.store.commit(task.file, parquet(partials.from_fixed(fixed), task.name))
+        self._commit(task, partials.from_fixed(fixed))
         return {"shard": a["shard"]}
+
+    def _under(self, task: Task) -> dict[str, object]:
+        """Count all shards while some neurons are held, at given constants or layer by layer."""
+        a = task.arguments
+        assert self.ref is not None
+        passes = Passes(
+            pilot=self._batched(a, self._sample(a)),
+            shards=[(i, self._batches(a, "collect", shard=i)) for i in range(a["shards"])],
+            site=a["site"],
+            bins=a["bins"],
+            positions=a["positions"],
+            seed=a["seed"],
+            counted=counted(a["counted"]),
+        )
+        held_LK = self._held(a)
+        if a["centres"] is None:
+            estimator = a["parameters"].get("estimator", "")
+            centre = partial(centres.centre, method=a["method"], estimator=estimator)
+            histogram = in_sequence(self.replica.model, passes, held_LK, centre)
+        else:
+            values_LN = centres.values(self._table(a["centres"]), self.ref.facts.layers)
+            histogram = under(self.replica.model, passes, held_LK, values_LN)
+        self._commit(task, partials.from_histogram(histogram))
+        return {"tokens": int(histogram.finite.max(initial=0))}
+
+    def _commit(self, task: Task, table: pa.Table) -> None:
+        partials.commit(self.store, task.file, table, task.name)
 
     def _evaluate(self, task: Task) -> dict[str, object]:
         a = task.arguments
+        assert self.ref is not None
         cells: Mapping[str, Mapping[str, Any]] = a["cells"]
         orders = [self._order(name, cell) for name, cell in cells.items()]
         fed = self._batches(a, "evaluate")
         donor_files = dict.fromkeys(o.donors for o in orders if o.donors is not None)
-        given = {f: self._donors(a["data"], f, fed) for f in donor_files}
+        pad = self.ref.facts.specials.get("pad", 0)
+        data = self._table(a["data"])
+        given = {f: donated(data, self._table(f), fed, pad) for f in donor_files}
         for order, cell in zip(orders, cells.values(), strict=True):
             self._check_once(str(cell["method"]), order, fed[0])
         answers = self.replica.evaluate(fed, orders, given, logits_bytes=a["logits_bytes"])
@@ -124,75 +172,57 @@ class Host:
             )
 
     def _check_once(self, method: str, order: CellOrder, batch: Batch) -> None:
-        """Compare fold and plain hook on one batch, once per (model, method)."""
-        if order.values is not None and method not in self._checked:
+        """Compare fold and plain hook on one batch, once per (model, method that folds)."""
+        if order.values is not None and order.starts is None and method not in self._checked:
             self._checked[method] = self.replica.check(batch, order)
 
     def _order(self, name: str, cell: Mapping[str, Any]) -> CellOrder:
         assert self.ref is not None
-        facts = self.ref.facts
-        each = cell["each"]
-        if each == facts.neurons or each == 0:
-            held_LK = [np.arange(each)] * facts.layers
-        else:
-            table = self._table(str(cell["selection"]))
-            orders = table.column("order").to_pylist()
-            held_LK = [held(np.asarray(order, np.int64), each) for order in orders]
-        file = cell.get("centres")
-        values = centres.values(self._table(file), facts.layers) if isinstance(file, str) else None
+        file, starts = cell.get("centres"), cell.get("starts")
+        values = None
+        if isinstance(file, str):
+            strata = len(starts) if starts else 1
+            values = centres.values(self._table(file), self.ref.facts.layers, strata)
         donors = cell.get("donors")
         return CellOrder(
             cell=name,
             site="attn_pre_out",
-            held=tuple(held_LK),
+            held=tuple(self._held(cell)),
             values=values,
             donors=donors if isinstance(donors, str) else None,
+            starts=tuple(starts) if starts else None,
+        )
+
+    def _held(self, a: Mapping[str, Any]) -> list[NDArray[np.int64]]:
+        """Return the neurons held in every layer, ascending."""
+        assert self.ref is not None
+        facts, each = self.ref.facts, a["each"]
+        if each in (0, facts.neurons):
+            return [np.arange(each)] * facts.layers
+        orders = self._table(str(a["selection"])).column("order").to_pylist()
+        return [held(np.asarray(order, np.int64), each) for order in orders]
+
+    def _sample(self, a: Mapping[str, Any]) -> pa.Table:
+        """Return the sequences of the pilot."""
+        assert self.ref is not None
+        facts = self.ref.facts
+        return of_pilot(
+            of_role(self._table(a["data"]), "collect"),
+            documents=a["documents"],
+            positions=a["positions"],
+            each=facts.window if facts.modality == "image" else None,
+            seed=a["seed"],
         )
 
     def _batches(
         self, a: Mapping[str, Any], role: str, shard: int | None = None
     ) -> tuple[Batch, ...]:
-        assert self.ref is not None
-        facts = self.ref.facts
-        table = self._table(a["data"])
-        keep = np.asarray(table.column("role").to_pylist()) == role
-        if shard is not None:
-            shards = a["shards"]
-            documents = table.column("document").to_pylist()
-            keep &= np.asarray([shard_of(d, shards) == shard for d in documents])
-        tokens = a["batch_tokens"]
-        return batches(
-            sequences(table.filter(pa.array(keep))),
-            tokens=tokens,
-            pad=facts.specials.get("pad", 0),
-            positions_each=facts.window if facts.modality == "image" else None,
-        )
+        table = of_role(self._table(a["data"]), role)
+        return self._batched(a, table if shard is None else of_shard(table, shard, a["shards"]))
 
-    def _donors(self, data: str, donors: str, fed: Sequence[Batch]) -> list[Batch]:
-        """Return what the donors are fed, row by row and shape by shape as the receivers."""
+    def _batched(self, a: Mapping[str, Any], table: pa.Table) -> tuple[Batch, ...]:
         assert self.ref is not None
-        own = sequences(self._table(data))
-        inputs = dict(zip(own.sequence.tolist(), own.inputs, strict=True))
-        given: dict[int, NDArray[np.int64] | NDArray[np.uint8]] = {}
-        for row in self._table(donors).select(["sequence", "donor", "input"]).to_pylist():
-            cut = row["input"]
-            given[row["sequence"]] = inputs[row["donor"]] if cut is None else np.asarray(cut)
-        made = []
-        for batch in fed:
-            filled = np.full_like(batch.inputs, self.ref.facts.specials.get("pad", 0))
-            for i, number in enumerate(batch.sequence.tolist()):
-                donor = given[number]
-                filled[i, : len(donor)] = donor
-            unscored = np.full_like(batch.targets, NOT_SCORED)
-            made.append(
-                Batch(
-                    sequence=batch.sequence,
-                    inputs=filled,
-                    attended=batch.attended,
-                    targets=unscored,
-                )
-            )
-        return made
+        return batched(table, self.ref.facts, a["batch_tokens"])
 
     def _results(self, data: str, answers: Sequence[CellAnswer]) -> pa.Table:
         table = self._table(data).select(["sequence", "document"]).to_pydict()
@@ -235,29 +265,3 @@ class Host:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def shard_of(document: str, shards: int) -> int:
-    """Return the shard of a document: a fixed set of whole documents, by the hash of its name."""
-    return int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") % shards
-
-
-def sequences(table: pa.Table) -> Sequences:
-    """Return the rows of a data table as the workers' message, ascending by number."""
-    table = table.sort_by("sequence")
-    number_S = table.column("sequence").to_numpy().astype(np.int64)
-    target = table.column("target")
-    if "image" in table.column_names:
-        images = table.column("image").to_pylist()
-        shapes = table.column("shape").to_pylist()
-        pixels = zip(images, shapes, strict=True)
-        return Sequences(
-            sequence=number_S,
-            inputs=tuple(np.asarray(i, np.uint8).reshape(s) for i, s in pixels),
-            targets=tuple(np.asarray([t], np.int64) for t in target.to_pylist()),
-        )
-    return Sequences(
-        sequence=number_S,
-        inputs=tuple(np.asarray(i, np.int64) for i in table.column("input").to_pylist()),
-        targets=tuple(np.asarray(t, np.int64) for t in target.to_pylist()),
-    )

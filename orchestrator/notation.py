@@ -14,46 +14,68 @@ from orchestrator.mistakes import one_of
 
 METHODS = ("zero", "mean", "peak", "resample")
 LATER_METHODS = ("median", "quantile", "optimal", "marginal", "noise", "nearest_peak")
-ESTIMATORS = ("smooth", "paper")
-LATER_ESTIMATORS = ("half_sample",)
+ESTIMATORS = ("smooth", "half_sample", "paper", "paper_global")
 LATER_RESAMPLES = ("random", "random_tokens", "random_characters", "generated", "random_pixels")
 LARGEST_SEED = 2**63 - 1
 """Seeds are columns of 64-bit integers."""
 
-_PARAMETER = {"peak": ("estimator", "smooth"), "resample": ("source", "dataset")}
+_BY = ("all", "position")
+_PARAMETERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "zero": {},
+    "mean": {"by": _BY},
+    "peak": {"estimator": ESTIMATORS, "by": _BY},
+    "resample": {"source": ("dataset",)},
+}
+"""What each method's parameters may be; the first is the default."""
+_LATER = {"estimator": (), "by": (), "source": LATER_RESAMPLES}
+_NAMED_ALWAYS = ("estimator", "source")
+"""Parameters that stand in a method's name even where they are the default."""
+USUAL = ("smooth", "dataset")
+"""Of these, the ones that a method's label leaves out."""
+_WORDS = {"estimator": "peak estimator", "source": "resample source", "by": "`by`"}
 
 
 def method(value: object) -> object:
     """Return {method, parameters} for `peak`, `peak(paper)` or `{peak: {estimator: paper}}`."""
     name: object
-    options: object
+    given: object
     if isinstance(value, str):
-        match = re.fullmatch(r"(\w+)\((\w+)\)", value)
+        match = re.fullmatch(r"(\w+)\(([\w, ]+)\)", value)
         name = match[1] if match else value
-        options = {_PARAMETER.get(match[1], ("",))[0]: match[2]} if match else None
+        given = [word.strip() for word in match[2].split(",")] if match else {}
     elif isinstance(value, Mapping) and len(value) == 1:
-        name, options = next(iter(value.items()))
+        name, given = next(iter(value.items()))
     else:
         raise ValueError(
             f"found {value!r}, expected a method's name (`mean`) or a mapping of one name to its"
             " parameters (`{peak: {estimator: paper}}`)"
         )
     name = one_of(str(name), METHODS, LATER_METHODS, "method")
-    if name not in _PARAMETER:
-        if options:
-            raise ValueError(f"method {name!r} takes no parameters, found {options!r}")
-        return {"method": name, "parameters": {}}
-    key, default = _PARAMETER[name]
-    if options is None:
-        options = {}
-    if not isinstance(options, Mapping) or set(options) - {key}:
-        raise ValueError(f"method {name!r} takes the parameter {key!r} alone, found {options!r}")
-    chosen = str(options.get(key, default))
-    if name == "peak":
-        one_of(chosen, ESTIMATORS, LATER_ESTIMATORS, "peak estimator")
-    else:
-        one_of(chosen, ("dataset",), LATER_RESAMPLES, "resample source")
-    return {"method": name, "parameters": {key: chosen}}
+    known = _PARAMETERS[name]
+    if given and not known:
+        raise ValueError(f"method {name!r} takes no parameters, found {given!r}")
+    if isinstance(given, list):
+        given = {_parameter_of(word, known): word for word in given}
+    given = given or {}
+    if not isinstance(given, Mapping) or set(given) - set(known):
+        takes = " and ".join(repr(key) for key in known)
+        raise ValueError(f"method {name!r} takes {takes}, found {given!r}")
+    chosen = {
+        key: one_of(str(given.get(key, choices[0])), choices, _LATER[key], _WORDS[key])
+        for key, choices in known.items()
+    }
+    if chosen.get("by") == "position" and str(chosen.get("estimator", "")).startswith("paper"):
+        raise ValueError(
+            f"{name!r} by position has the estimators smooth and half_sample; the published ones"
+            " are of all positions together"
+        )
+    kept = {k: v for k, v in chosen.items() if k in _NAMED_ALWAYS or v != known[k][0]}
+    return {"method": name, "parameters": kept}
+
+
+def _parameter_of(word: str, known: Mapping[str, tuple[str, ...]]) -> str:
+    """Return the parameter that a word in brackets is a value of; the first when of none."""
+    return next((key for key, choices in known.items() if word in choices), next(iter(known)))
 
 
 def fractions(value: object) -> object:
@@ -132,6 +154,51 @@ def selection(value: object) -> object:
     return one_of(str(value), ("random",), ("score", "explicit"), "selection")
 
 
+def model(value: object) -> object:
+    """Return a model's name as the mapping that says more."""
+    return {"id": value} if isinstance(value, str) else value
+
+
+def strata(value: object) -> object:
+    """Return {by, buckets} for `position`, `class`, `{position: 8}` or `{position: [0, 1, 16]}`."""
+    if isinstance(value, str):
+        by, buckets = value, None
+    elif isinstance(value, Mapping) and len(value) == 1:
+        by, buckets = next(iter(value.items()))
+    elif isinstance(value, Mapping) and set(value) == {"by", "buckets"}:
+        by, buckets = value["by"], value["buckets"]
+    else:
+        raise ValueError(
+            f"found {value!r}, expected `position`, `class`, a number of buckets"
+            " (`{position: 8}`) or their first positions (`{position: [0, 1, 16]}`)"
+        )
+    by = one_of(str(by), ("position", "class"), (), "stratum")
+    if isinstance(buckets, (list, tuple)):
+        starts = tuple(buckets)
+        rising = all(type(s) is int for s in starts) and list(starts) == sorted(set(starts))
+        if not starts or not rising or starts[0] != 0:
+            raise ValueError(
+                f"found the first positions {buckets!r}, expected whole numbers that rise from 0"
+            )
+        buckets = starts
+    elif buckets is not None and (type(buckets) is not int or buckets < 1):
+        raise ValueError(f"found {buckets!r} buckets, expected a number from 1 or a list of starts")
+    if by == "class" and buckets is not None:
+        raise ValueError("classes have no buckets; write `class` alone")
+    return {"by": by, "buckets": buckets}
+
+
 def as_tuple(value: object) -> object:
     """Return a list as the tuple that a frozen spec keeps."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def store(value: object) -> object:
+    """Return the folder of a shared store; refuse what is not local."""
+    text = str(value).removeprefix("file://")
+    if value is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise ValueError(
+            f"found the store {value!r}, expected a local folder: object stores are designed but"
+            " not built yet; give a folder that all nodes share"
+        )
+    return None if value is None else text

@@ -1,7 +1,7 @@
-"""Place: where a run folder lies when nobody said so, and where it must not.
+"""Place: where a run folder and a shared store lie, and where they must not.
 
 A Ray job works in a copy of the submitted directory that the cluster throws
-away, so a run folder inside it would be lost with its results.
+away, so a folder inside it would be lost with what it holds.
 """
 
 import os
@@ -19,16 +19,30 @@ def run_folder(out: str | Path | None, name: str) -> str:
     Raises SpecError where a job's run folder would be thrown away with its working directory.
     """
     chosen = str(out) if out is not None else str(Path("runs") / name)
-    if IN_JOB in os.environ and "://" not in chosen:
-        here = Path.cwd().resolve()
-        if Path(chosen).resolve().is_relative_to(here):
-            raise SpecError(
-                [
-                    Mistake(
-                        path="--out",
-                        message=f"{chosen} lies in the job's working directory ({here}), which the"
-                        " cluster throws away; give --out an absolute path that all nodes share",
-                    )
-                ]
-            )
+    if "://" not in chosen:
+        _refuse_lost(chosen, "--out", "give --out an absolute path that all nodes share")
     return chosen
+
+
+def shared_folder(store: str, base: Path) -> Path:
+    """Return the folder of a sweep's `store`, which starts at the sweep file's folder `base`.
+
+    Raises SpecError where a job's store would be thrown away with its working directory.
+    """
+    chosen = base / store.removeprefix("file://")
+    _refuse_lost(str(chosen), "store", "write an absolute path that all nodes share")
+    return chosen
+
+
+def _refuse_lost(chosen: str, key: str, cure: str) -> None:
+    here = Path.cwd().resolve()
+    if IN_JOB in os.environ and Path(chosen).resolve().is_relative_to(here):
+        raise SpecError(
+            [
+                Mistake(
+                    path=key,
+                    message=f"{chosen} lies in the job's working directory ({here}), which the"
+                    f" cluster throws away; {cure}",
+                )
+            ]
+        )

@@ -15,7 +15,8 @@ from orchestrator.cells import Cell, points
 from orchestrator.graph import Builder
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.names import name, slug
-from orchestrator.spec import DataSpec, ModelSpec, Spec
+from orchestrator.sections import DataSpec, ModelSpec
+from orchestrator.spec import Spec
 from orchestrator.tasks import Task
 from workers.messages import ModelFacts, ModelRef
 from workers.selection import count
@@ -49,6 +50,7 @@ def make(spec: Spec, *, base: Path, device: str, fetch: bool = False) -> Plan:
     found, more = _sources(spec, base)
     mistakes += more
     if not more:
+        mistakes += _collected(spec, refs, found)
         spec, more = _fill_data(spec, refs, found)
         mistakes += more
     mistakes += _fractions(spec, refs)
@@ -62,7 +64,7 @@ def make(spec: Spec, *, base: Path, device: str, fetch: bool = False) -> Plan:
     for model in spec.models:
         ref = refs[model.id]
         assert model.data is not None
-        builder = Builder(spec, ref, model.data, base, digests[model.data])
+        builder = Builder(spec, ref, model.data, base, digests)
         inputs = builder.build()
         tasks += builder.tasks
         for point in points(spec, ref, inputs):
@@ -170,6 +172,23 @@ def _fill_data(
     return spec.model_copy(update={"models": tuple(models)}), mistakes
 
 
+def _collected(
+    spec: Spec, refs: Mapping[str, ModelRef], found: Mapping[str, sources.Source]
+) -> list[Mistake]:
+    """Return what is wrong with the source and the strata of the statistics."""
+    key, mistakes = spec.statistics.data or "", []
+    for ref in refs.values():
+        misfit = _misfit(ref.facts, spec.data[key], found[key]) if key in found else None
+        if misfit is not None:
+            message = f"{key} {misfit} ({ref.name}); sweep the models it fits by themselves"
+            mistakes.append(Mistake(path="statistics.data", message=message))
+    by_class = [i for i, s in enumerate(spec.statistics.strata) if s.by == "class"]
+    if by_class and refs and all(ref.facts.modality != "image" for ref in refs.values()):
+        message = "only images have classes, and no model takes images; use `position`"
+        mistakes.append(Mistake(path=f"statistics.strata[{by_class[0]}]", message=message))
+    return mistakes
+
+
 def _misfit(facts: ModelFacts, data: DataSpec, source: sources.Source) -> str | None:
     if (facts.modality == "image") != (source.kind == "images"):
         return f"holds {source.kind}, and the model takes {'images' if facts.image else 'text'}"
@@ -233,7 +252,12 @@ def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:
     names = sorted(c.name for c in cells)
     made = name("cell", {"of": names})
     after = dict.fromkeys(n for c in cells for n in c.after)
-    data = next(t for t in plan.tasks if t.kind == "data" and t.arguments["model"] == ref.name)
+    key = next(m.data for m in plan.spec.models if m.id == ref.name)
+    data = next(
+        t
+        for t in plan.tasks
+        if t.kind == "data" and t.arguments["model"] == ref.name and t.arguments["data_name"] == key
+    )
     evaluation = plan.spec.evaluation
     source = plan.spec.data[data.arguments["data_name"]]
     evaluated = source.positions("evaluate", ref.facts.window)

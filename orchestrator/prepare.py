@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from orchestrator import sources
 from orchestrator.names import canonical
+from orchestrator.sections import DEFAULT_SEQUENCES, SHORTEST
 from orchestrator.sources import Document
-from orchestrator.spec import DEFAULT_SEQUENCES, SHORTEST
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tasks import Task
 from workers.data import causal_targets, corrupt, windows
@@ -158,17 +158,25 @@ def _text(
 
 
 def _windows(a: Mapping[str, Any], documents: Sequence[Document]) -> Iterator[list[Window]]:
-    """Yield every document's windows, tokenising a few documents at a time."""
+    """Yield every document's windows, tokenising a few documents at a time.
+
+    A window's bytes are those of its text, whichever of its tokens are scored.
+    """
     bos, eos = a["specials"].get("bos"), a["specials"].get("eos")
+    opening = bos if a["bos"] == "every_window" else None
     closing = eos if a["modality"] == "masked" else None
-    around = (bos is not None) + (closing is not None)
+    around = (opening is not None) + (closing is not None)
+    # A bos for the first window alone is cut like a token of the text, one of no bytes.
+    ahead = np.array([bos] if a["bos"] == "first" and bos is not None else [], np.int64)
     for start in range(0, len(documents), _AT_ONCE):
         some = documents[start : start + _AT_ONCE]
         encodings = encode(Path(a["folder"]), [d.text or "" for d in some])
         for document, encoding in zip(some, encodings, strict=True):
-            cut = windows(encoding.ids, length=a["window"], bos=bos, eos=closing, shortest=SHORTEST)
+            ids = np.concatenate([ahead, encoding.ids])
+            cut = windows(ids, length=a["window"], bos=opening, eos=closing, shortest=SHORTEST)
             ends = np.cumsum([len(w) - around for w in cut])  # in tokens of the document
-            bytes_to = np.concatenate([[0], encoding.ends[ends - 1] if cut else []])
+            bytes_at = np.concatenate([np.zeros_like(ahead), encoding.ends])
+            bytes_to = np.concatenate([[0], bytes_at[ends - 1] if cut else []])
             yield [
                 Window(document=document.name, input=w, bytes=int(size))
                 for w, size in zip(cut, np.diff(bytes_to), strict=True)
@@ -207,29 +215,29 @@ def donors(task: Task, store: Store) -> dict[str, object]:
     """Write whose donor is whose.
 
     A donor is a collection sequence of another document, chosen by (donor seed,
-    sequence) alone, so method, mask and fraction never change it. It is cut to
-    the length of its receiver, its closing special token moved along, so that
+    sequence) alone, so method, mask and fraction never change it. It begins with
+    the `opening` special token where its receiver does and nowhere else, and is
+    cut to the receiver's length, its `closing` special token moved along. So
     special tokens stand at the same positions in both.
     """
     a = task.arguments
-    whole, seed, closing = store.table(a["data"]), a["seed"], a["closing"]
+    whole, seed = store.table(a["data"]), a["seed"]
+    opening, closing = a["opening"], a["closing"]
     text = "input" in whole.column_names
-    columns = ["sequence", "role", "document", *(["input"] if text else [])]
-    table = whole.select(columns).to_pylist()
+    wanted = ["sequence", "role", "document", *(["input"] if text else [])]
+    table = whole.select(wanted).to_pylist()
     pool = [r for r in table if r["role"] == "collect"]
     received = [r for r in table if r["role"] == "evaluate"]
     chosen, inputs = [], []
     for row in received:
         length = len(row["input"]) if text else 0
-        fit = [
-            c
-            for c in pool
-            if c["document"] != row["document"] and (not text or len(c["input"]) >= length)
-        ]
+        others = [c for c in pool if c["document"] != row["document"]]
+        fit = [c for c in others if not text or _fits(c["input"], row["input"], opening)]
         if not fit:
             raise PrepareError(
                 f"no collection sequence of another document is as long as sequence"
-                f" {row['sequence']} ({length} positions); collect more sequences"
+                f" {row['sequence']} ({length} positions), with special tokens where it has them;"
+                " collect more sequences"
             )
         key = np.array([seed, row["sequence"]], np.uint64)
         counter = np.array([0, 0, 0, _PURPOSE], np.uint64)
@@ -237,21 +245,22 @@ def donors(task: Task, store: Store) -> dict[str, object]:
         donor = fit[int(draw.integers(len(fit)))]
         chosen.append(donor["sequence"])
         inputs.append(_cut(donor["input"], length, closing) if text else None)
-    table_out = rows(
-        "donors",
-        {
-            "model": a["model"],
-            "data": a["data_name"],
-            "source": a["source"],
-            "seed": seed,
-            "sequence": [r["sequence"] for r in received],
-            "donor": chosen,
-            "input": inputs,
-        },
-        len(received),
-    )
-    store.commit(task.file, parquet(table_out, task.name))
+    columns = {
+        "model": a["model"],
+        "data": a["data_name"],
+        "source": a["source"],
+        "seed": seed,
+        "sequence": [r["sequence"] for r in received],
+        "donor": chosen,
+        "input": inputs,
+    }
+    store.commit(task.file, parquet(rows("donors", columns, len(received)), task.name))
     return {"sequences": len(received)}
+
+
+def _fits(donor: list[int], receiver: list[int], opening: int | None) -> bool:
+    begin_alike = (donor[0] == opening) == (receiver[0] == opening)
+    return begin_alike and len(donor) >= len(receiver)
 
 
 def _cut(donor: list[int], length: int, closing: int | None) -> list[int] | None:

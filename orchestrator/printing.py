@@ -1,4 +1,4 @@
-"""Printing: a plan, a status and a sweep's summary as tables on a terminal.
+"""Printing: a plan, a status, statistics and a sweep's summary as tables on a terminal.
 
 Every interval is named for what it covers, and no number stands with a bare ±.
 """
@@ -18,6 +18,9 @@ from orchestrator.status import Status
 
 SHARES = (0.1, 0.5, 0.9)
 """Held shares that the summary shows, where the sweep has them."""
+
+OUTSIDE = 0.01
+"""Share of a neuron's tokens outside its window from which on its statistics are told as poor."""
 
 
 def plan_table(console: Console, made: Plan, needs: Budget) -> None:
@@ -56,13 +59,18 @@ def plan_table(console: Console, made: Plan, needs: Budget) -> None:
     )
 
 
-def _number(value: float | None, form: str) -> str:
-    return "unknown" if value is None else form.format(value)
+def _number(value: float | None, form: str, none: str = "unknown") -> str:
+    return none if value is None else form.format(value)
 
 
 def counted(count: int, what: str) -> str:
     """Return `1 mask`, `2 masks`."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def fetched(files: int) -> str:
+    """Return a sentence on what was found in the shared store; empty if nothing was."""
+    return f" {counted(files, 'file')} found in the shared store." if files else ""
 
 
 def size(count: int) -> str:
@@ -94,6 +102,49 @@ def status_table(found: Status) -> Table:
         counts = (stage.done, stage.running, stage.missing, stage.failed)
         table.add_row(stage.stage, *(f"{n:,}" for n in counts))
     return table
+
+
+def statistics_tables(statistics: pl.LazyFrame) -> Iterator[Table]:
+    """Yield per model what its statistics say in short; of the whole, strata only by number.
+
+    Shares are of neurons. What is null for all of them, as intervals that were not asked for, is
+    a dash.
+    """
+    distance = (pl.col("peak") - pl.col("mean")).abs() / pl.col("std")
+    apart = (pl.col("mean") < pl.col("peak_low")) | (pl.col("mean") > pl.col("peak_high"))
+    whole = statistics.filter((pl.col("stratum") == "all") & pl.col("cell").is_null())
+    others = statistics.filter(pl.col("stratum") != "all")
+    of = ("model", "data", "dtype")
+    strata = others.group_by(of).agg(pl.struct("stratum").n_unique().alias("strata"))
+    found = whole.group_by(of).agg(
+        pl.len().alias("neurons"),
+        pl.col("count").max().alias("tokens"),
+        ((pl.col("below") + pl.col("above")) > OUTSIDE * pl.col("count")).mean().alias("outside"),
+        pl.col("peak_stable").mean().alias("stable"),
+        distance.filter(distance.is_finite()).median().alias("distance"),
+        apart.filter(pl.col("peak_low").is_not_nan()).sum().alias("apart"),
+        pl.col("peak_low").is_not_nan().sum().alias("known"),
+    )
+    told = found.join(strata, on=of, how="left").sort(of).collect()
+    for row in told.iter_rows(named=True):
+        title = f"{row['model']} on {row['data']}, {row['dtype']}"
+        table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+        table.add_column("statistics")
+        table.add_column("", justify="right")
+        table.add_row("neurons", f"{row['neurons']:,}")
+        table.add_row("tokens counted, at most", f"{row['tokens']:,}")
+        if row["strata"]:
+            table.add_row("strata beside the whole", f"{row['strata']:,}")
+        table.add_row(f"more than {OUTSIDE:.0%} outside the window", _share(row["outside"]))
+        table.add_row("peak stable over bandwidths", _share(row["stable"]))
+        table.add_row("median |peak - mean| / std", _number(row["distance"], "{:.3f}", "–"))
+        apart_of = f"{row['apart']:,} of {row['known']:,}" if row["known"] else "–"
+        table.add_row("peak's interval excludes the mean", apart_of)
+        yield table
+
+
+def _share(value: float | None) -> str:
+    return _number(value, "{:.1%}", "–")
 
 
 def summary_tables(

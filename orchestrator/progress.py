@@ -106,6 +106,11 @@ class Story:
             about["cells"] = list(task.cells)
         self.say(event, **about, **details)
 
+    def remark(self, said: str) -> None:
+        """Tell people a sentence; elsewhere than on a terminal the lines of the story tell it."""
+        if self._live:
+            self._progress.console.print(escape(said), highlight=False, soft_wrap=True)
+
     def say(self, event: str, **details: object) -> None:
         """Write one line of the story."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **details}, default=str)

@@ -5,6 +5,12 @@ actor is pinned by what it asks of Ray: with one GPU it sees that GPU and no
 other. Ray is told to restart and retry nothing: the scheduler owns that policy,
 and a second owner would do work twice.
 
+Data travels as files of the run folder, and between processes only what a task
+says when it is done. So nothing fills Ray's object store, and nothing spills. A
+task without a model goes to the node that wrote most of what it reads, because
+there the files are still in memory; it goes elsewhere if that node is gone or
+has as many tasks near their files as CPUs.
+
 Without an address a cluster is started on this machine, on loopback alone and
 without a dashboard; it ends with the process. Inside a Ray job, or with an
 address, the cluster that is there is used.
@@ -13,20 +19,37 @@ address, the cluster that is there is used.
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray._private import ray_constants
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.budget import Demand
 from orchestrator.pool import Done, Event, Lost, PoolError, Raised, Ready
 from orchestrator.store import Store, StoreError
 from orchestrator.tasks import Task
 from workers.messages import ModelRef
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """Where a file was written."""
+
+    node: str
+    """Ray's name of the machine."""
+    size: int
+    """Bytes."""
+
+
+Answer = tuple[dict[str, object], Written]
+"""What a process says when a task is done: its summary, and where its file was written."""
 
 
 class Actor:
@@ -36,15 +59,15 @@ class Actor:
         """Start without a model."""
         from orchestrator.host import Host  # torch: not in the driver
 
-        self._host = Host(store, worker)
+        self._store, self._host = store, Host(store, worker)
 
     def load(self, ref: ModelRef) -> None:
         """Load a model in place of the one before."""
         self._host.load(ref)
 
-    def do(self, task: Task) -> dict[str, object]:
+    def do(self, task: Task) -> Answer:
         """Do a task on the loaded model."""
-        return self._host.do(task)
+        return self._host.do(task), _written(task, self._store)
 
     def sees(self) -> dict[str, str | None]:
         """Return what this process may use, as its environment says."""
@@ -52,11 +75,24 @@ class Actor:
         return {"pid": str(os.getpid()), **{n: os.environ.get(n) for n in names}}
 
 
-def _do(task: Task, store: Store) -> dict[str, object]:
+def _do(task: Task, store: Store) -> Answer:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every GPU visible to a task without one
     from orchestrator import stages
 
-    return stages.do(task, store)
+    return stages.do(task, store), _written(task, store)
+
+
+def _written(task: Task, store: Store) -> Written:
+    node = ray.get_runtime_context().get_node_id()
+    return Written(node=node, size=store.path(task.file).stat().st_size)
+
+
+def homes(files: Iterable[str], written: Mapping[str, Written]) -> list[str]:
+    """Return the nodes that wrote any of these files, those that wrote most bytes first."""
+    sizes: Counter[str] = Counter()
+    for one in (written[file] for file in files if file in written):
+        sizes[one.node] += one.size
+    return sorted(sizes, key=lambda node: (-sizes[node], node))
 
 
 @contextmanager
@@ -117,6 +153,13 @@ class RayPool:
         self._store, self._demand = store, demand
         self._actors: dict[int, ActorHandle[Actor]] = {}
         self._pending: dict[ray.ObjectRef[Any], tuple[int | None, Task | None]] = {}
+        self._written: dict[str, Written] = {}
+        self._cpus = {
+            n["NodeID"]: max(1, int(n["Resources"].get("CPU", 0)))
+            for n in ray.nodes()  # type: ignore[no-untyped-call]
+        }
+        self._near: dict[ray.ObjectRef[Any], str] = {}
+        """Tasks under way that were sent to a node because it wrote what they read."""
         self._class = ray.remote(Actor)
         # No CPU of their own: on a small machine the actors hold them all.
         self._task = ray.remote(num_cpus=0, max_retries=0)(_do)
@@ -137,8 +180,17 @@ class RayPool:
         self._pending[self._actors[worker].do.remote(task)] = (worker, task)
 
     def submit(self, task: Task) -> None:
-        """Start a task without a model."""
-        self._pending[self._task.remote(task, self._store)] = (None, task)
+        """Start a task without a model, near what it reads."""
+        nodes = homes(task.after, self._written)
+        busy = Counter(self._near.values())
+        node = next((n for n in nodes if busy[n] < self._cpus.get(n, 1)), None)
+        place: str | NodeAffinitySchedulingStrategy = "SPREAD" if nodes else "DEFAULT"
+        if node is not None:
+            place = NodeAffinitySchedulingStrategy(node, soft=True)
+        ref = self._task.options(scheduling_strategy=place).remote(task, self._store)
+        self._pending[ref] = (None, task)
+        if node is not None:
+            self._near[ref] = node
 
     def wait(self, seconds: float) -> Sequence[Event]:
         """Return what has ended since the last call."""
@@ -153,8 +205,9 @@ class RayPool:
         if ref not in self._pending:  # its worker was lost a moment ago
             return None
         worker, task = self._pending.pop(ref)
+        self._near.pop(ref, None)
         try:
-            summary = ray.get(ref)
+            answer = ray.get(ref)
         except RayActorError as error:
             assert worker is not None
             return self._lost(worker, str(error).splitlines()[0])
@@ -177,6 +230,7 @@ class RayPool:
         if task is None:
             assert worker is not None
             return Ready(worker=worker)
+        summary, self._written[task.file] = answer
         return Done(worker=worker, task=task, summary=summary)
 
     def _lost(self, worker: int, reason: str) -> Lost:

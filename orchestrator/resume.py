@@ -24,7 +24,7 @@ CONSTANTS_PER_CALL = 8
 """Cells of constant methods evaluated in one call: long enough to hide the scheduler."""
 DONATED_PER_CALL = 16
 """Cells that share one pass of the donors."""
-MEANS = ("pilot", "collect", "recount", "merge", "merge_fixed")
+MEANS = ("pilot", "collect", "widen", "again", "under", "recount", "merge", "merge_fixed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

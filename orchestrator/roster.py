@@ -1,10 +1,14 @@
 """The roster: which worker holds which model, and which it should hold next."""
 
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from orchestrator.tasks import Task
+
+LOOK_AHEAD = 64
+"""Tasks of a queue that are looked at for the one to be taken next."""
 
 
 class Worker:
@@ -19,6 +23,8 @@ class Worker:
         """Times it was lost since it last did a task."""
         self.tasks: list[Task] = []
         """In flight, in the order they were sent."""
+        self.joined_by: int | None = None
+        """What will read the file of the task it was sent last."""
         self._since = 0.0
 
     @property
@@ -53,6 +59,24 @@ class Roster:
     def holders(self, model: str) -> int:
         """Return how many workers hold a model and are ready."""
         return sum(w.model == model and w.ready for w in self.workers)
+
+    def take(
+        self, worker: Worker, queue: deque[Task], followers: Mapping[str, Sequence[int]]
+    ) -> Task:
+        """Take a worker's next task out of the queue of its model, which is not empty.
+
+        What is merged together is best written by one worker, so that it lies on one node: a worker
+        goes on with what will be read together with its last file, or else begins what no other
+        worker is at. `followers` are the tasks that read a file.
+        """
+        others = {w.joined_by for w in self.workers if w is not worker}
+        joins = [next(iter(followers.get(t.file, ())), None) for t in islice(queue, LOOK_AHEAD)]
+        ranks = [(j is None or j != worker.joined_by, j is not None and j in others) for j in joins]
+        at = min(range(len(ranks)), key=ranks.__getitem__)  # the first of the best
+        task = queue[at]
+        del queue[at]
+        worker.joined_by = joins[at]
+        return task
 
     def next_model(
         self, worker: Worker, work: Mapping[str, float], open_to_more: Mapping[str, bool]

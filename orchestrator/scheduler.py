@@ -66,8 +66,7 @@ class Scheduler:
         self._ahead: dict[str, dict[int, float]] = defaultdict(dict)
         self._free: deque[Task] = deque()
         self._running_free = 0
-        self._raised: dict[str, int] = defaultdict(int)
-        self._losses: dict[str, int] = defaultdict(int)
+        self._raised, self._losses = Counter[str](), Counter[str]()
         self._roster = Roster(pool.workers)
         self._workers = self._roster.workers
         self._unloadable: Counter[str] = Counter()
@@ -126,7 +125,7 @@ class Scheduler:
             if worker.ready:
                 queue = self._queues[worker.model]
                 while queue and len(worker.tasks) < IN_FLIGHT and self._fair(worker, queue):
-                    task = queue.popleft()
+                    task = self._roster.take(worker, queue, self._followers)
                     worker.tasks.append(task)
                     self.listen("started", task, {"worker": worker.number})
                     self.pool.send(worker.number, task)
@@ -207,16 +206,22 @@ class Scheduler:
 
     def _retry(self, task: Task, error: str, text: str) -> None:
         self._raised[task.file] += 1
+        if self._apart(task, error):
+            return
+        if self._raised[task.file] < ATTEMPTS:
+            self.listen("retried", task, {"error": error})
+            self._release(task)
+        else:
+            self._fail(task, error, text, self._raised[task.file])
+
+    def _apart(self, task: Task, error: str) -> bool:
+        """Take a task that went wrong apart into smaller ones; return whether that can be done."""
         parts = self.split(task)
         if len(parts) > 1:
             self.listen("retried", task, {"error": error, "parts": len(parts)})
             for part in parts:
                 self._release(part)
-        elif self._raised[task.file] < ATTEMPTS:
-            self.listen("retried", task, {"error": error})
-            self._release(task)
-        else:
-            self._fail(task, error, text, self._raised[task.file])
+        return len(parts) > 1
 
     def _fail(
         self, task: Task, error: str, text: str, attempts: int, others: Sequence[Task] = ()
@@ -272,12 +277,7 @@ class Scheduler:
                 self._release(task)
                 continue
             worker.losses = 0  # the task is at fault
-            parts = self.split(task)
-            if len(parts) > 1:
-                self.listen("retried", task, {"error": reason, "parts": len(parts)})
-                for part in parts:
-                    self._release(part)
-            else:
+            if not self._apart(task, reason):
                 self._fail(task, f"its worker was lost {LOSSES} times: {reason}", "", LOSSES)
 
     def _give_up(self, model: str, reason: str) -> None:

@@ -12,146 +12,28 @@ refused by name, so that nobody waits for a column that will stay empty.
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError
 
 from orchestrator import notation
 from orchestrator.mistakes import Mistake, SpecError, from_pydantic
+from orchestrator.sections import (
+    Cluster,
+    DataSpec,
+    Evaluation,
+    MethodSpec,
+    ModelSpec,
+    Section,
+    Seeds,
+    Statistics,
+)
 
-LATER_KEYS = ("grids", "precision", "basis", "store", "compile", "complement")
-
-
-SHORTEST = 16
-"""Positions of the shortest window that is kept: shorter ones say little and pad much."""
-DEFAULT_SEQUENCES = {"collect": 256, "evaluate": 64}
-
-
-class Section(BaseModel):
-    """A mapping of the file: strict types, no unknown keys, immutable."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-def _model(value: object) -> object:
-    return {"id": value} if isinstance(value, str) else value
+LATER_KEYS = ("grids", "precision", "basis", "compile", "complement")
 
 
-class ModelSpec(Section):
-    """One model: a bundled one (`zoo:opt`), a local folder, or a hub id with its revision."""
-
-    id: str = Field(min_length=1)
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    data: str | None = None
-    """Name of its data source; the first that fits its modality when None."""
-    shards: Literal[1] = 1
-
-
-class RoleSpec(Section):
-    """How much of a source one role takes, and from which split."""
-
-    split: str | None = None
-    sequences: int | None = Field(default=None, gt=0)
-    tokens: int | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _one_size(self) -> Self:
-        if self.sequences is not None and self.tokens is not None:
-            raise ValueError("both `sequences` and `tokens` are given; keep one")
-        return self
-
-
-class DataSpec(Section):
-    """A named source and what each role takes of it."""
-
-    source: str = Field(min_length=1)
-    """`zoo:text`, `zoo:digits`, or a JSON-lines file (`file.jsonl`)."""
-    text: str = "text"
-    """JSON lines: the key of the text."""
-    document: str | None = None
-    """JSON lines: the key that names a document; the line number when None."""
-    collect: RoleSpec = RoleSpec()
-    evaluate: RoleSpec = RoleSpec()
-    sequence_length: int | None = Field(default=None, ge=SHORTEST)
-    """Positions of a window, special tokens included; the model's own window when None."""
-    bos: Literal["every_window"] = "every_window"
-
-    def positions(self, role: Literal["collect", "evaluate"], window: int) -> int:
-        """Return about how many positions a role takes of a source, for windows of this length."""
-        asked: RoleSpec = getattr(self, role)
-        length = self.sequence_length or window
-        return asked.tokens or (asked.sequences or DEFAULT_SEQUENCES[role]) * length
-
-    @model_validator(mode="after")
-    def _disjoint(self) -> Self:
-        if self.collect.split is not None and self.collect.split == self.evaluate.split:
-            raise ValueError(
-                f"`collect` and `evaluate` both take split {self.collect.split!r}, so the same"
-                " documents; statistics and scores must come from different ones. Name two splits,"
-                " or none to have the documents divided by hash"
-            )
-        if (self.collect.split is None) != (self.evaluate.split is None):
-            raise ValueError(
-                "a split is named for one of `collect` and `evaluate` only, so the same documents"
-                " could be in both; name both splits or none"
-            )
-        return self
-
-
-class MethodSpec(Section):
-    """One way to replace a neuron's value, with its parameters."""
-
-    method: str
-    parameters: Mapping[str, str]
-
-    @property
-    def label(self) -> str:
-        """The name used in `contrasts` and figures: `peak` or `peak(paper)`."""
-        values = [v for v in self.parameters.values() if v not in ("smooth", "dataset")]
-        return f"{self.method}({', '.join(values)})" if values else self.method
-
-
-class Seeds(Section):
-    """Which random draws: neurons held (masks), donors, noise, and corruption for masked models."""
-
-    masks: tuple[int, ...] = tuple(range(10))
-    donors: tuple[int, ...] = (0,)
-    noise: tuple[int, ...] = (0,)
-    masking: int = Field(default=0, ge=0, le=notation.LARGEST_SEED)
-
-
-class Statistics(Section):
-    """How activations are counted."""
-
-    bins: Literal[64, 128, 256, 512, 1024] = 256
-    shards: int = Field(default=16, ge=1, le=64)
-    """Fixed sets of whole documents: the unit of collection and retry."""
-    pilot_positions: int = Field(default=4096, ge=64)
-    """Positions that the pilot looks at to place the bins."""
-
-
-class Evaluation(Section):
-    """How cells are scored. Batch shapes are part of a cell's name."""
-
-    batch_tokens: int = Field(default=2048, ge=1)
-    """Positions fed together, padding included."""
-    logits_bytes: int = Field(default=32 * 2**20, ge=2**16)
-    """Most bytes of logits held at once, in fp32."""
-
-
-class Cluster(Section):
-    """What a replica asks of the cluster; none of it changes a number."""
-
-    workers: int | None = Field(default=None, ge=1)
-    """Replicas at once; as many as fit when None."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    ready_seconds: float = Field(default=300.0, gt=0)
-    """How long a replica may take to get ready."""
-
-
-Model = Annotated[ModelSpec, BeforeValidator(_model)]
+Model = Annotated[ModelSpec, BeforeValidator(notation.model)]
 Method = Annotated[MethodSpec, BeforeValidator(notation.method)]
 DEFAULT_DATA = {"stdlib": DataSpec(source="zoo:text"), "digits": DataSpec(source="zoo:digits")}
 
@@ -201,6 +83,8 @@ class Spec(Section):
     statistics: Statistics = Statistics()
     evaluation: Evaluation = Evaluation()
     cluster: Cluster = Cluster()
+    store: Annotated[str | None, BeforeValidator(notation.store)] = None
+    """Folder that shares data, partials and statistics between runs; none when None."""
 
 
 def cross_mistakes(spec: Spec) -> list[Mistake]:
@@ -228,6 +112,23 @@ def cross_mistakes(spec: Spec) -> list[Mistake]:
             found.append(
                 Mistake(path=f"contrasts[{i}]", message="a method is contrasted with itself")
             )
+    collected = spec.statistics.data
+    if collected is not None and collected not in spec.data:
+        message = f"no data source is named {collected!r}; named are: {', '.join(spec.data)}"
+        found.append(Mistake(path="statistics.data", message=message))
+    for i, method in enumerate(spec.methods):
+        if method.by_position and spec.statistics.positional is None:
+            message = f"{method.label} needs statistics by position; add `position` to"
+            found.append(
+                Mistake(path=f"methods[{i}]", message=message + " `statistics: {strata: [...]}`")
+            )
+        fixed = method.by_position or method.published
+        if spec.statistics.mode != "one_shot" and fixed:
+            message = (
+                f"{method.label} has no statistics that are collected again as ablation proceeds;"
+                " use `statistics: {mode: one_shot}`, or mean and the other peaks"
+            )
+            found.append(Mistake(path=f"methods[{i}]", message=message))
     for i, model in enumerate(spec.models):
         if model.id in [m.id for m in spec.models[:i]]:
             found.append(Mistake(path=f"models[{i}]", message=f"{model.id!r} stands here twice"))

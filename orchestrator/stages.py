@@ -6,8 +6,9 @@ write the run folder and import no torch, so they run in any process.
 
 from collections.abc import Callable, Mapping
 
-from orchestrator import prepare, reduce
+from orchestrator import overlay, prepare, reduce
 from orchestrator.centres import centres
+from orchestrator.statistics import statistics
 from orchestrator.store import Store
 from orchestrator.tasks import Task
 
@@ -17,7 +18,8 @@ KINDS: Mapping[str, Callable[[Task, Store], dict[str, object]]] = {
     "selection": prepare.selection,
     "merge": reduce.merge,
     "merge_fixed": reduce.merge_fixed,
-    "statistics": reduce.statistics,
+    "widen": overlay.widen,
+    "statistics": statistics,
     "centres": centres,
 }
 

@@ -53,7 +53,9 @@ def status(run: str | Path) -> Status:
     """
     root = Path(run)
     if not (root / "plan.parquet").is_file():
-        raise StoreError(f"{root} holds no run (no plan.parquet); give a folder made by `run`")
+        raise StoreError(
+            f"{root} holds no run (no plan.parquet); give a folder made by `run` or `collect`"
+        )
     store = Store(root.absolute())
     plan = store.table("plan.parquet").to_pylist()
     files = {f for kind in FOLDERS for f in store.files(kind) if store.whole(f)}

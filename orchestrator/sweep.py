@@ -4,33 +4,43 @@
 
 Everything before the pool is arithmetic and refuses what cannot be; everything
 after it reads the run folder alone, so it can be done again at any time.
+
+`collect` is the same story for a part of the plan, the statistics, and without
+its end. The folder it leaves is the sweep's: `run` goes on from there.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-import polars as pl
-import pyarrow as pa
 from rich.console import Console
 
-from orchestrator import budget, place, provenance, ray_pool, resume, specfile
+from orchestrator import (
+    budget,
+    parts,
+    place,
+    provenance,
+    ray_pool,
+    resume,
+    shared,
+    specfile,
+    upkeep,
+)
 from orchestrator import plan as planning
 from orchestrator.glance import glance
 from orchestrator.lock import locked
-from orchestrator.mistakes import Mistake, SpecError
-from orchestrator.names import slug
+from orchestrator.mistakes import SpecError
 from orchestrator.plan import Plan
 from orchestrator.pool import Pool
 from orchestrator.progress import Story, console
 from orchestrator.report import report
 from orchestrator.results import aggregated
 from orchestrator.scheduler import Scheduler
-from orchestrator.spec import as_yaml, parse
-from orchestrator.store import Store, parquet, rows
-from orchestrator.tables import SCHEMAS
+from orchestrator.spec import parse
+from orchestrator.store import Store
 from orchestrator.tasks import Failure
 
 
@@ -45,6 +55,33 @@ class Outcome:
     """Cells answered now."""
     found: int
     """Cells that were answered before."""
+    fetched: int
+    """Files found in the shared store."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collected:
+    """How a collection ended."""
+
+    run: Path
+    failures: tuple[Failure, ...]
+    computed: int
+    """Tasks done now."""
+    found: int
+    """Tasks whose files were in the run folder before."""
+    fetched: int
+    """Files found in the shared store."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Work:
+    """What was left of a part of a sweep, and how doing it went."""
+
+    made: Plan
+    store: Store
+    left: resume.Left
+    failures: tuple[Failure, ...]
+    fetched: int
 
 
 def plan(file: str | Path, *, device: str = "cpu", fetch: bool = False) -> Plan:
@@ -81,78 +118,100 @@ def run(
     `local` runs in this process without Ray. Raises SpecError, StoreError and
     PoolError; a task that fails raises nothing: it is in the outcome.
     """
+    part = partial(parts.with_condition, condition=only)
+    with _work(file, part, out, address, workers, local, told) as work:
+        aggregated(work.store, work.made.spec.contrasts)
+        page = report(work.store.root)
+    lost = {cell for f in work.failures for cell in f.cells}
+    asked = {cell for task in work.left.tasks for cell in task.cells}
+    return Outcome(
+        run=work.store.root,
+        page=page,
+        failures=work.failures,
+        computed=len(asked - lost),
+        found=len(work.left.answered),
+        fetched=work.fetched,
+    )
+
+
+def collect(
+    file: str | Path,
+    *,
+    out: str | Path | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+    local: bool = False,
+    told: Console | None = None,
+) -> Collected:
+    """Collect the statistics of a sweep and no more; return how that ended.
+
+    Arguments and errors are those of `run`, which finds all of it done in the same folder.
+    """
+    with _work(file, parts.statistics_alone, out, address, workers, local, told) as work:
+        pass
+    lost = sum(1 + failure.blocked for failure in work.failures)
+    return Collected(
+        run=work.store.root,
+        failures=work.failures,
+        computed=len(work.left.tasks) - lost,
+        found=len(work.left.done) - work.fetched,
+        fetched=work.fetched,
+    )
+
+
+@contextmanager
+def _work(
+    file: str | Path,
+    part: Callable[[Plan], Plan],
+    out: str | Path | None,
+    address: str | None,
+    workers: int | None,
+    local: bool,
+    told: Console | None,
+) -> Iterator[_Work]:
+    """Do what is left of a part of a sweep; yield how it went, the folder still locked."""
     made = plan(file, fetch=True)
     store = Store.open(place.run_folder(out, made.spec.name))
+    common = _common(file, made, store)
     with ExitStack() as stack:
         stack.enter_context(locked(store))
-        failures: list[Failure] = []
         story = stack.enter_context(Story(store, told or console()))
-        _tidied(made, store, story)
-        left = _left(made, store, only)
-        story.begin(left.tasks, _found(made, left))
+        upkeep.tidy(made, store, story.say)
+        left = resume.left(part(made), store)
+        fetched: list[str] = []
+        if common is not None:
+            lent = shared.sharing(made.tasks, left.tasks, store, common, story.say)
+            fetched = stack.enter_context(lent)
+            story.remark(f"{len(fetched)} files found in the shared store {common.root}")
+            left = resume.left(part(made), store)
+        story.begin(left.tasks, _found(part(made), left))
+        failures: list[Failure] = []
         if left.tasks:
             pool, planned = stack.enter_context(_pool(file, made, store, address, workers, local))
             if planned is not made:  # planned again, for the device that the cluster has
-                made, left = planned, _left(planned, store, only)
-            _write_plan(made, store)
+                made, left = planned, resume.left(part(planned), store)
+            upkeep.write_plan(made, store)
             content = json.dumps(provenance.gather(made), indent=2).encode()
             store.replace("provenance.json", content)
             failures = _schedule(made, left, store, pool, story)
         else:
-            _write_plan(made, store)  # the sweep may have been edited all the same
-        aggregated(store, made.spec.contrasts)
-        page = report(store.root)
-        story.say("end", failures=len(failures))
-    lost = {cell for f in failures for cell in f.cells}
-    asked = {cell for task in left.tasks for cell in task.cells}
-    return Outcome(
-        run=store.root,
-        page=page,
-        failures=tuple(failures),
-        computed=len(asked - lost),
-        found=len(left.answered),
-    )
-
-
-def _tidied(made: Plan, store: Store, story: Story) -> None:
-    """Take out of the run folder what no longer counts, and say so."""
-    found = resume.left(made, store)
-    for file in found.broken:
-        story.say("broken", file=file)
-    for file in found.stale:
-        story.say("stale", file=file)
-        store.delete(file)
-    # Tables of an earlier version of the sweep would stand beside this one's under the same names.
-    named = {task.file for task in made.tasks}
-    for kind in ("donors", "selections", "statistics", "centres"):
-        for file in set(store.files(kind)) - named:
-            story.say("superseded", file=file)
-            store.delete(file)
-    # Results without an execution, as a crash between the two commits leaves them, don't count.
-    kept = {resume.results_of(f) for f in store.files("executions")}
-    for file in set(store.files("results")) - kept:
-        store.delete(file)
-
-
-def _left(made: Plan, store: Store, only: str | None) -> resume.Left:
-    return resume.left(made if only is None else _only(made, only), store)
-
-
-def _only(made: Plan, condition: str) -> Plan:
-    table = pl.from_arrow(_cells_table(made))
-    try:
-        kept = pl.SQLContext(cells=table).execute(
-            f"SELECT DISTINCT cell FROM cells WHERE {condition}", eager=True
+            upkeep.write_plan(made, store)  # the sweep may have been edited all the same
+        yield _Work(
+            made=made,
+            store=store,
+            left=left,
+            failures=tuple(failures),
+            fetched=len(fetched),
         )
-    except (pl.exceptions.PolarsError, ValueError) as error:
-        columns = ", ".join(SCHEMAS["cells"].names)
-        why = str(error).splitlines()[0].split(";")[0]  # Polars goes on with its own plan
-        message = f"{condition!r} is not a condition on the cells: {why}. Columns: {columns}"
-        raise SpecError([Mistake(path="--only", message=message)]) from None
-    if kept.is_empty():
-        raise SpecError([Mistake(path="--only", message=f"no cell has {condition}")])
-    wanted = set(kept["cell"])
-    return planning.with_cells(made, {n: c for n, c in made.cells.items() if n in wanted})
+        story.say("end", failures=len(failures))
+
+
+def _common(file: str | Path, made: Plan, store: Store) -> Store | None:
+    """Return the store that the sweep shares with others, if it names one."""
+    if made.spec.store is None:
+        return None
+    base = Path(file).absolute().parent
+    return shared.opened(place.shared_folder(made.spec.store, base), store)
 
 
 def _found(made: Plan, left: resume.Left) -> dict[str, int]:
@@ -213,26 +272,3 @@ def _schedule(
         for failure in scheduler.failures:
             content = json.dumps(asdict(failure), indent=2).encode()
             store.replace(failure.record, content)
-
-
-def _write_plan(made: Plan, store: Store) -> None:
-    """Write what the run folder says about itself."""
-    store.replace("sweep.yaml", as_yaml(made.spec).encode())
-    store.replace("cells.parquet", parquet(_cells_table(made)))
-    store.replace("plan.parquet", parquet(_plan_table(made)))
-
-
-def _cells_table(made: Plan) -> pa.Table:
-    columns = {c: [r[c] for r in made.rows] for c in SCHEMAS["cells"].names}
-    return rows("cells", columns, len(made.rows))
-
-
-def _plan_table(made: Plan) -> pa.Table:
-    """Return one row per task; a cell is a task whose file is any part of its model's."""
-    tasks = [(t.name, t.stage, t.kind, t.label, t.arguments["model"], t.file) for t in made.tasks]
-    tasks += [
-        (c.name, "evaluate", "cell", c.label, c.model, f"executions/{slug(c.model)}")
-        for c in made.cells.values()
-    ]
-    names = SCHEMAS["plan"].names
-    return rows("plan", dict(zip(names, zip(*tasks, strict=True), strict=True)), len(tasks))

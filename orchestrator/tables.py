@@ -6,6 +6,8 @@ unit. Counts are int64, sums and statistics float64, losses are in nats, shares
 between 0 and 1, widths and centres in the units of the activations.
 """
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 _text = pa.string()
@@ -129,6 +131,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("site", _text),
             ("layer", _int),
             ("neuron", _int),
+            ("stratum", _text),  # all, or the bucket of positions it is held at
             ("method", _text),
             ("parameters", _text),
             ("cell", _text),
@@ -166,3 +169,16 @@ SCHEMAS: dict[str, pa.Schema] = {
         ]
     ),
 }
+
+
+def stratum_names(by: str, starts: Sequence[int]) -> list[str]:
+    """Return what each stratum is called: `all`, `class 3`, `position 0`, `position 16-31`."""
+    if by == "all":
+        return ["all"]
+    if by == "class":
+        return [f"class {start}" for start in starts]
+    lasts = [*(start - 1 for start in starts[1:]), None]
+    return [
+        f"position {first}" if last == first else f"position {first}-{'' if last is None else last}"
+        for first, last in zip(starts, lasts, strict=True)
+    ]

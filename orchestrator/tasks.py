@@ -65,4 +65,4 @@ class Failure:
     @property
     def record(self) -> str:
         """File of the run folder that tells of it: the path of what is missing, flattened."""
-        return f"failures/{self.file.removesuffix('.parquet').replace('/', '.')}.json"
+        return f"failures/{self.file.rpartition('.')[0].replace('/', '.')}.json"

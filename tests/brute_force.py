@@ -33,6 +33,7 @@ Fed = NDArray[np.int64]
 """Token ids (T,), or the pixels (H, W, C) of an image."""
 Held = Sequence[tuple[NDArray[np.int64], Tensor]]
 """Per layer: neurons (K,) and what they are held at, (K,) or position by position (T, K)."""
+Hook = Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]
 
 PROJECTION = {
     "OPTForCausalLM": "self_attn.out_proj",
@@ -98,8 +99,13 @@ class Tables:
 
     @cached_property
     def statistics(self) -> pl.DataFrame:
-        """`statistics`, layer-major."""
-        return pl.DataFrame(self.rows("statistics")).sort("layer", "neuron")
+        """`statistics` of the whole data and the model as it is, layer-major."""
+        return self.stratum("all")
+
+    def stratum(self, name: str, cell: str | None = None) -> pl.DataFrame:
+        """Return `statistics` of one stratum, under the ablation of a cell if any, layer-major."""
+        rows = [r for r in self.rows("statistics") if (r["stratum"], r["cell"]) == (name, cell)]
+        return pl.DataFrame(rows, infer_schema_length=None).sort("layer", "neuron")
 
     def role(self, name: str) -> list[Row]:
         """Return the sequences that are collected from, or evaluated."""
@@ -115,12 +121,15 @@ class Tables:
         rows = sorted(self.rows("selections"), key=lambda r: int(r["layer"]))
         return [np.array(r["order"]) for r in rows if r["seed"] == seed]
 
-    def centres(self, method: str, parameters: str) -> list[Tensor]:
+    def centres(
+        self, method: str, parameters: str, *, stratum: str = "all", cell: str | None = None
+    ) -> list[Tensor]:
         """Return the constants of one method per layer, (N,) each in float64."""
+        wanted = (method, parameters, stratum, cell)
         rows = [
             (r["layer"], r["neuron"], r["value"])
             for r in self.rows("centres")
-            if (r["method"], r["parameters"]) == (method, parameters)
+            if (r["method"], r["parameters"], r["stratum"], r["cell"]) == wanted
         ]
         layers = range(1 + max(layer for layer, _, _ in rows))
         return [
@@ -199,9 +208,24 @@ def activations(plain: Plain, sequence: Fed) -> list[Tensor]:
 
 def logits_while_held(plain: Plain, sequence: Fed, held: Held) -> Tensor:
     """Feed one sequence while neurons of every layer are overwritten."""
+    with _hooked(plain, _overwriting(held, [])):
+        return logits(plain, sequence)
+
+
+def activations_while_held(plain: Plain, sequence: Fed, held: Held) -> list[Tensor]:
+    """Return what every projection would be given, (T, N) each, were it not overwritten itself."""
+    found: list[Tensor] = []
+    with _hooked(plain, _overwriting(held, found)):
+        logits(plain, sequence)
+    return found
+
+
+def _overwriting(held: Held, found: list[Tensor]) -> list[Hook]:
+    """Return a hook per layer that notes what its projection is given, then overwrites it."""
 
     def overwrite(neurons_K: NDArray[np.int64], value: Tensor) -> Hook:
         def hook(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            found.append(given[0][0].clone())
             x_1TN = given[0].clone()
             # A donor may be longer than what it is put into; its first positions count.
             x_1TN[0, :, neurons_K] = value[: x_1TN.shape[1]] if value.ndim == 2 else value.float()
@@ -209,11 +233,7 @@ def logits_while_held(plain: Plain, sequence: Fed, held: Held) -> Tensor:
 
         return hook
 
-    with _hooked(plain, [overwrite(neurons_K, value) for neurons_K, value in held]):
-        return logits(plain, sequence)
-
-
-Hook = Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]
+    return [overwrite(neurons_K, value) for neurons_K, value in held]
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from tests.orchestrator import planned
 from tests.sweeps import assert_same, written
 from tests.workers import holding, tiny
 from workers import ablation, folding, histogram, hooks, selection
-from workers.histogram import Histogram, MergeError, Windows
+from workers.histogram import MOMENTS, Histogram, MergeError, Windows
 
 TOY = """
 name: toy
@@ -52,7 +52,8 @@ class Law:
 def shard(number: int) -> Histogram:
     random = np.random.default_rng(number)
     windows = Windows(exponent=np.array([-3, 0], np.int32), first=np.array([-4, -4]), bins=8)
-    counted = {name: random.integers(0, 9, 2) for name in ("zeros", "below", "above", "positive")}
+    names = ("zeros", "below", "above", "positive", "firsts")
+    counted = {name: random.integers(0, 9, 2) for name in names}
     return Histogram(
         windows=windows,
         shards=(number,),
@@ -62,7 +63,7 @@ def shard(number: int) -> Histogram:
         neg_inf=np.zeros(2, np.int64),
         minimum=random.normal(size=2),
         maximum=random.normal(size=2) + 5,
-        moments=random.normal(size=(1, 2, 5)) * 10.0 ** random.integers(-9, 9),
+        moments=random.normal(size=(1, 2, len(MOMENTS))) * 10.0 ** random.integers(-9, 9),
         **counted,
     )
 
@@ -80,12 +81,8 @@ def split_anywhere(_: Path) -> None:
         histogram.merge([parts[0], histogram.merge(parts[:2])])
 
 
-def in_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
-    def joined(parts: list[tuple[int, ...]]) -> tuple[tuple[int, ...], list[int]]:
-        shards = [s for part in parts for s in part]
-        return tuple(shards), list(range(len(shards)))
-
-    monkeypatch.setattr(histogram, "_joined", joined)
+def added_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(histogram, "_refuse_second_delivery", lambda had, shards: None)
 
 
 # 2 The same sweep gives the same numbers (on Ray: tests/test_sweep.py).
@@ -265,7 +262,7 @@ def first_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 LAWS = {
-    1: Law(holds=split_anywhere, breaks=in_order_of_arrival),
+    1: Law(holds=split_anywhere, breaks=added_twice),
     2: Law(holds=same_numbers, breaks=batches_by_call),
     3: Law(holds=named_by_recipe, breaks=named_without_dtype),
     4: Law(holds=done_on_disk, breaks=last_one_wins),

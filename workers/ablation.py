@@ -10,6 +10,9 @@ ablated model is an ordinary model that runs at the speed of the bare one.
     ablated         the same from boolean masks, for notebooks
     checked_by_hook the fold against a plain hook on a real batch, once per model and method
 
+Constants that differ between positions cannot be folded, because a projection
+does not know where in the sequence it is; `workers.evaluate` puts those in.
+
 That neurons were held is measured, not asserted. Every entry reads the columns
 back from the parameters the live modules have at that moment and returns a
 `Proof`; an ablation that touched nothing raises `AblationError`.
@@ -53,13 +56,20 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2.0**-8, torch.bfloat16: 2.0**-
 def prepare_fold(model: Model, order: CellOrder) -> Fold:
     """Return the fold that holds `order.held` at `order.values`, with its offsets computed.
 
-    Raises ValueError where the order does not fit the model, has no values, or
-    would hold a neuron at something that is not a finite number.
+    Raises ValueError where the order does not fit the model, has no values or
+    has them by position, or would hold a neuron at something that is not a
+    finite number.
     """
     if order.values is None:
         raise ValueError(
             f"Cell {order.cell} has no values, so there is nothing to fold. A constant comes with"
             " an (L, N) array; neurons held at donors' activations are `workers.evaluate`'s."
+        )
+    if order.starts is not None:
+        raise ValueError(
+            f"Cell {order.cell} has constants for buckets of positions, {len(order.starts)} of"
+            " them, and only constants that are the same everywhere fold. Give one (L, N) array"
+            " and no starts, or hold these by `workers.evaluate`."
         )
     return Fold(partial(hooks.projections, model, order.site), order.held, order.values)
 

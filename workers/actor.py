@@ -5,7 +5,7 @@ determined by what it was sent. It keeps no other state, so it can be killed and
 another one takes its place. It is an ordinary class: something else makes it an
 actor, or simply calls it.
 
-Shapes: R = L x N rows, one per neuron, as in `workers.collect`.
+Shapes: R rows, one per neuron, and W of them, as in `workers.collect`.
 """
 
 import gc
@@ -23,7 +23,7 @@ from workers import collect as collecting
 from workers import evaluate as evaluating
 from workers.histogram import FixedCounts, Histogram
 from workers.loading import Model
-from workers.messages import Batch, CellAnswer, CellOrder, ModelRef, Site
+from workers.messages import ALL, Batch, CellAnswer, CellOrder, Counted, ModelRef, Site
 from workers.windows import Windows
 
 
@@ -59,17 +59,39 @@ class Replica:
         bins: int = 256,
         positions: int = 4096,
         seed: int,
+        counted: Counted = ALL,
     ) -> Windows:
         """Return the windows to count in; see `workers.collect.pilot`."""
         return collecting.pilot(
-            self.model, batches, site=site, bins=bins, positions=positions, seed=seed
+            self.model,
+            batches,
+            site=site,
+            bins=bins,
+            positions=positions,
+            seed=seed,
+            counted=counted,
         )
 
     def collect(
-        self, batches: Sequence[Batch], *, site: Site, windows: Windows, shard: int
+        self,
+        batches: Sequence[Batch],
+        *,
+        site: Site,
+        windows: Windows,
+        shard: int,
+        counted: Counted = ALL,
+        rows: NDArray[np.intp] | None = None,
     ) -> Histogram:
         """Return the histogram of one shard; see `workers.collect.collect`."""
-        return collecting.collect(self.model, batches, site=site, windows=windows, shard=shard)
+        return collecting.collect(
+            self.model,
+            batches,
+            site=site,
+            windows=windows,
+            shard=shard,
+            counted=counted,
+            rows=rows,
+        )
 
     def recount(
         self,
@@ -80,10 +102,18 @@ class Replica:
         high: NDArray[np.float64],
         bins: int = 100,
         shard: int,
+        counted: Counted = ALL,
     ) -> FixedCounts:
         """Return the counts of one shard between fixed ends; see `workers.collect.recount`."""
         return collecting.recount(
-            self.model, batches, site=site, low=low, high=high, bins=bins, shard=shard
+            self.model,
+            batches,
+            site=site,
+            low=low,
+            high=high,
+            bins=bins,
+            shard=shard,
+            counted=counted,
         )
 
     def evaluate(

@@ -1,23 +1,36 @@
 """Collection: what the neurons of a model do on some data, as histograms.
 
-Three passes, each over batches of sequences through the unablated model:
+Passes, each over batches of sequences through the unablated model:
 
     pilot     a seeded sample of positions fixes where every neuron's bins lie
-    collect   counts one shard of the data into those bins; shards are merged
+    collect   counts one shard of the data into those bins; shards are merged.
+              With `rows` it is the second pass: only rows whose window was poor
+              (`workers.widening`) are counted, in wider windows
     recount   counts it again between the final minima and maxima of all shards,
               for the one peak estimator that is defined so
 
-Only attended positions are counted, at the pilot too: padding is not data. Which
+Only attended positions are counted, at the pilot too: padding is not data. What
+else is left out, and into which strata the rest goes, `Counted` says. Which
 batch a sequence is in, and how far it is padded, is fixed by the plan.
+
+The first position of every sequence is summed on its own as well, whatever
+`Counted` leaves out: in the stratum that holds it, which is the first bucket of
+positions, or the sequence's class. A class that is not among `Counted.starts` is
+in no stratum.
+
+In a notebook, on a model that `workers.loading` loaded or adopted:
+`collect(model, batches)` makes the pilot first and counts in its windows.
 
 The pilot holds its sample, R x `positions` values, in the activations' dtype on
 the model's device; the other two hold their tables and one batch.
 
 Shapes: S sequences, T positions (prefix tokens of images included), P positions
-counted, L layers, N neurons of a hookpoint, R = L x N rows (layer-major).
+counted, Z strata, L layers, N neurons of a hookpoint, R = L x N rows
+(layer-major), W rows of a second pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,99 +38,200 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.counting import Counter, FixedCounter
-from workers.histogram import FixedCounts, Histogram
-from workers.hooks import hidden, recording
+from workers.histogram import FixedCounts, Histogram, empty, stacked
+from workers.hooks import hidden, projections, recording
 from workers.loading import Model
-from workers.messages import Batch, ModelFacts, Site
-from workers.windows import TAIL, Lattice, Sample, Windows, place
+from workers.messages import ALL, Batch, Counted, Site
+from workers.positions import Places, attended, places, strata
+from workers.sampling import drawn
+from workers.sampling import windows_from as windows_from  # the pilot, for values at hand
+from workers.windows import Windows
+from workers.windows import stacked as stacked_windows
+
+Sink = Callable[[int, int, Tensor, Tensor], None]
+"""Takes stratum, layer, the values counted there (P, N) and those at first positions (F, N)."""
 
 
 def pilot(
     model: Model,
     batches: Sequence[Batch],
     *,
-    site: Site,
+    site: Site = "attn_pre_out",
     bins: int = 256,
     positions: int = 4096,
     seed: int,
+    counted: Counted = ALL,
 ) -> Windows:
-    """Return the windows of all L x N rows of a site, from a sample of attended positions.
+    """Return the windows of all L x N rows of a site, from a sample of counted positions.
 
-    The sample is drawn without replacement over all batches; of fewer positions
-    than asked for, all are taken. Raises ValueError if nothing is attended, and as
+    Strata are sampled together; `workers.windows.stacked` gives each a copy. The
+    sample is drawn without replacement over all batches; of fewer positions than
+    asked for, all are taken. Raises ValueError if nothing is counted, and as
     `windows_from` does.
     """
     kept: list[list[Tensor]] = [[] for _ in range(model.facts.layers)]
-    places = _sampled([_attended(batch, model.facts) for batch in batches], positions, seed)
-    _visit(model, batches, places, site, lambda layer, values: kept[layer].append(values))
+
+    def keep(stratum: int, layer: int, values_PN: Tensor, firsts_FN: Tensor) -> None:
+        del stratum, firsts_FN
+        kept[layer].append(values_PN.clone())  # the model may write over its own
+
+    together = replace(counted, by="all")
+    everywhere = [places(batch, model.facts, together) for batch in batches]
+    _visit(model, batches, drawn(everywhere, positions, seed), site, keep)
     return windows_from([torch.cat(parts) for parts in kept], bins)
 
 
-def windows_from(layers: Sequence[Tensor], bins: int = 256) -> Windows:
-    """Return the windows of L x N rows for a sample of activations, (P, N) of each of L layers.
-
-    How is told in `workers.windows`. Raises ValueError for a number of bins that is odd
-    or that the dtype cannot tell apart.
-    """
-    statistics = [_order_statistics(values_PN) for values_PN in layers]
-    low, quarter, three_quarters, high, std = np.concatenate(statistics, axis=1)
-    sample = Sample(low=low, quarter=quarter, three_quarters=three_quarters, high=high, std=std)
-    return place(sample, _lattice(layers[0].dtype), bins)
-
-
 def collect(
-    model: Model, batches: Sequence[Batch], *, site: Site, windows: Windows, shard: int
+    model: Model,
+    batches: Sequence[Batch],
+    *,
+    site: Site = "attn_pre_out",
+    windows: Windows | None = None,
+    shard: int = 0,
+    counted: Counted = ALL,
+    rows: NDArray[np.intp] | None = None,
 ) -> Histogram:
-    """Count the activations of a site at every attended position of one shard of the data."""
-    counter = Counter(windows, model.facts.layers, model.device)
-    _visit(model, batches, _all(batches, model.facts), site, counter.add)
-    return counter.histogram(shard)
+    """Count the activations of a site at the counted positions of one shard of the data.
+
+    Without `windows` a pilot over the same batches, with seed 0, places them. With
+    `rows`, (W,) ascending indices into the Z x L x N rows of a first pass, only those
+    are counted, `windows` has W rows and so has the histogram; with none of them the
+    model is not run. Raises ValueError where rows and windows do not fit each other
+    or the model.
+    """
+    if windows is None:
+        if rows is not None:
+            raise ValueError(
+                f"{rows.size} rows are to be counted again, and no windows were given. Give their"
+                " wider windows, as `workers.widening.wider` returns them."
+            )
+        placed = pilot(model, batches, site=site, seed=0, counted=counted)
+        windows = stacked_windows([placed] * strata(counted))
+    if rows is not None and not rows.size:
+        return empty(windows, (shard,))
+    layers = model.facts.layers
+    neurons = projections(model, site)[0].in_features
+    chosen_R = _chosen(rows, windows, strata(counted) * layers, neurons)
+    cells = _cells(chosen_R, windows, neurons, model.device)
+
+    def count(stratum: int, layer: int, values_PN: Tensor, firsts_FN: Tensor) -> None:
+        cell = cells.get(stratum * layers + layer)
+        if cell is not None:
+            cell.add(values_PN, firsts_FN)
+
+    wanted = {cell // layers for cell in cells}
+    everywhere = [places(batch, model.facts, counted) for batch in batches]
+    only = [{z: found[z] for z in found if z in wanted} for found in everywhere]
+    _visit(model, batches, only, site, count)
+    return stacked(cell.counter.histogram(shard) for cell in cells.values())
 
 
 def recount(
     model: Model,
     batches: Sequence[Batch],
     *,
-    site: Site,
+    site: Site = "attn_pre_out",
     low: NDArray[np.float64],
     high: NDArray[np.float64],
     bins: int = 100,
-    shard: int,
+    shard: int = 0,
+    counted: Counted = ALL,
 ) -> FixedCounts:
     """Count one shard of the data into equal bins between `low` and `high`, (R,) each.
 
     Counts equal those of `torch.histc` over the float32 values, but for a row with
     low = high: histc would widen the range by one; here all is in the first bin.
+    Raises ValueError for strata: the published peak has none.
     """
-    layers, device = model.facts.layers, model.device
-    counter = FixedCounter(low, high, bins=bins, layers=layers, device=device)
-    _visit(model, batches, _all(batches, model.facts), site, counter.add)
-    return counter.counts(shard)
+    if counted.by != "all":
+        raise ValueError(
+            f"Equal bins between the extremes were asked for by {counted.by}; they are counted in"
+            " one stratum only. Use another estimator of the peak for strata."
+        )
+    layers = model.facts.layers
+    counters = [
+        FixedCounter(low_N, high_N, bins=bins, device=model.device)
+        for low_N, high_N in zip(np.split(low, layers), np.split(high, layers), strict=True)
+    ]
+
+    def count(stratum: int, layer: int, values_PN: Tensor, firsts_FN: Tensor) -> None:
+        del stratum, firsts_FN
+        counters[layer].add(values_PN)
+
+    everywhere = [places(batch, model.facts, counted) for batch in batches]
+    _visit(model, batches, everywhere, site, count)
+    counts_RB = np.concatenate([counter.counts(shard).counts for counter in counters])
+    return FixedCounts(low=low, high=high, shards=(shard,), counts=counts_RB)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Cell:
+    """The counter of one (stratum, layer), and which of its neurons it counts."""
+
+    counter: Counter
+    neurons: Tensor | None
+    """(W,) on the model's device; None for all."""
+
+    def add(self, values_PN: Tensor, firsts_FN: Tensor) -> None:
+        if self.neurons is not None:
+            values_PN = values_PN.index_select(1, self.neurons)
+            firsts_FN = firsts_FN.index_select(1, self.neurons)
+        self.counter.add(values_PN)
+        self.counter.add_first(firsts_FN)
+
+
+def _cells(
+    chosen_R: NDArray[np.intp], windows: Windows, neurons: int, device: torch.device
+) -> dict[int, _Cell]:
+    """Return counters by stratum x L + layer, ascending, for those that have rows."""
+    cells = {}
+    cell_R = chosen_R // neurons
+    for cell in np.unique(cell_R):
+        at = slice(*np.searchsorted(cell_R, (cell, cell + 1)))
+        mine_W = chosen_R[at] - cell * neurons
+        some = None if mine_W.size == neurons else torch.from_numpy(mine_W).to(device)
+        cells[int(cell)] = _Cell(counter=Counter(windows.taken(at), device), neurons=some)
+    return cells
+
+
+def _chosen(
+    rows: NDArray[np.intp] | None, windows: Windows, hookpoints: int, neurons: int
+) -> NDArray[np.intp]:
+    """Return the rows to count, all or some, having checked that they fit."""
+    every = hookpoints * neurons
+    chosen_R = np.arange(every) if rows is None else rows
+    ascending = (np.diff(np.concatenate([[-1], chosen_R, [every]])) > 0).all()
+    if not ascending or windows.first.size != chosen_R.size:
+        raise ValueError(
+            f"Windows of {windows.first.size} rows were given for {chosen_R.size} rows of a table"
+            f" of {every} ({hookpoints} hookpoints, strata counted apart, x {neurons} neurons)."
+            " Expected one window for each row, rows ascending: give each stratum its windows."
+        )
+    return chosen_R
 
 
 def _visit(
     model: Model,
     batches: Sequence[Batch],
-    places: Sequence[NDArray[np.int64]],
+    everywhere: Sequence[Mapping[int, Places]],
     site: Site,
-    sink: Callable[[int, Tensor], None],
+    sink: Sink,
 ) -> None:
-    """Run the batches; give `sink` each layer's activations at the batch's places, (P, N).
+    """Run the batches; give `sink` what stands at the places of each stratum, layer by layer.
 
-    Places count a batch's S x T positions row by row; a batch without any is not run.
+    A batch without any places is not run.
     """
-    for batch, place_P in zip(batches, places, strict=True):
-        if not place_P.size:
+    for batch, found in zip(batches, everywhere, strict=True):
+        if not found:
             continue
-        expected = _attended(batch, model.facts).shape
-        # Moved once per batch: a mask indexed per layer would wait for the device every time.
-        index_P = torch.from_numpy(place_P).to(model.device)
+        expected = attended(batch, model.facts).shape
+        indices = _moved(found, model.device)
 
         def flat(
             layer: int,
             values_STN: Tensor,
             expected: tuple[int, ...] = expected,
-            index_P: Tensor = index_P,
+            indices: Sequence[tuple[int, Tensor, Tensor]] = indices,
         ) -> None:
             if tuple(values_STN.shape[:2]) != expected:
                 raise ValueError(
@@ -125,61 +239,22 @@ def _visit(
                     f" {tuple(values_STN.shape)}; {expected[0]} sequences of {expected[1]}"
                     " positions were fed. This family's positions are not read rightly."
                 )
-            sink(layer, values_STN.reshape(-1, values_STN.shape[2]).index_select(0, index_P))
+            values_PN = values_STN.reshape(-1, values_STN.shape[2]).contiguous()
+            for stratum, index_P, index_F in indices:
+                whole = len(index_P) == len(values_PN)  # saves a copy where nothing is padding
+                picked_PN = values_PN if whole else values_PN.index_select(0, index_P)
+                sink(stratum, layer, picked_PN, values_PN.index_select(0, index_F))
 
         with recording(model, site, flat):
             hidden(model, batch)
 
 
-def _attended(batch: Batch, facts: ModelFacts) -> NDArray[np.bool_]:
-    """Return which of a batch's (S, T) positions are data."""
-    if batch.attended is not None:
-        return batch.attended
-    positions = facts.window if facts.modality == "image" else batch.inputs.shape[1]
-    return np.ones((batch.inputs.shape[0], positions), np.bool_)
+def _moved(found: Mapping[int, Places], device: torch.device) -> list[tuple[int, Tensor, Tensor]]:
+    """Return places by stratum on the device, moved at once.
 
-
-def _all(batches: Sequence[Batch], facts: ModelFacts) -> list[NDArray[np.int64]]:
-    return [np.flatnonzero(_attended(batch, facts)) for batch in batches]
-
-
-def _sampled(
-    attended: Sequence[NDArray[np.bool_]], positions: int, seed: int
-) -> list[NDArray[np.int64]]:
-    """Draw attended positions over all batches; return their places per batch, ascending."""
-    places = [np.flatnonzero(attended_ST) for attended_ST in attended]
-    total = sum(place_P.size for place_P in places)
-    if not total:
-        raise ValueError(
-            f"None of the {len(places)} batches of the pilot has an attended position."
-            " Give it at least one sequence."
-        )
-    chosen = np.zeros(total, np.bool_)
-    chosen[np.random.default_rng(seed).permutation(total)[:positions]] = True
-    ends = np.cumsum([place_P.size for place_P in places])[:-1]
-    return [place_P[mask] for place_P, mask in zip(places, np.split(chosen, ends), strict=True)]
-
-
-def _order_statistics(values_PN: Tensor) -> NDArray[np.float64]:
-    """Return low, quarter, three quarters, high, s.d. of finite non-zero values, (5, N)."""
-    x_PN = values_PN.to(torch.float32)
-    valid_PN = x_PN.isfinite() & (x_PN != 0)
-    count_N = valid_PN.sum(dim=0)
-    sorted_PN = torch.where(valid_PN, x_PN, torch.inf).sort(dim=0).values.to(torch.float64)
-
-    def ranked(q: float) -> Tensor:
-        rank_N = (q * count_N.to(torch.float64)).ceil().to(torch.int64).sub_(1).clamp_(min=0)
-        return torch.where(count_N > 0, sorted_PN.gather(0, rank_N[None])[0], 0.0)
-
-    wide_PN = torch.where(valid_PN, x_PN.to(torch.float64), 0.0)
-    mean_N = wide_PN.sum(dim=0) / count_N.clamp(min=1)
-    variance_N = torch.where(valid_PN, wide_PN - mean_N, 0.0).square_().sum(dim=0)
-    std_N = (variance_N / count_N.clamp(min=1)).sqrt_()
-    rows = [ranked(TAIL), ranked(0.25), ranked(0.75), ranked(1 - TAIL), std_N]
-    return torch.stack(rows).cpu().numpy()
-
-
-def _lattice(dtype: torch.dtype) -> Lattice:
-    limits = torch.finfo(dtype)
-    mantissa, smallest = -np.log2(limits.eps), np.log2(limits.tiny)
-    return Lattice(name=str(dtype), mantissa=int(mantissa), smallest=int(smallest))
+    A mask indexed per layer would wait for the device every time.
+    """
+    parts = [part for place in found.values() for part in (place.counted, place.first)]
+    index = torch.from_numpy(np.concatenate(parts)).to(device)
+    split = iter(torch.split(index, [part.size for part in parts]))
+    return [(stratum, next(split), next(split)) for stratum in found]

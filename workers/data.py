@@ -100,7 +100,9 @@ def windows(
 
     Every window begins with `bos` and ends with `eos`, where these are given;
     they count towards `length` and towards `shortest`, below which a document's
-    last window is dropped. Raises ValueError where the specials leave no room.
+    last window is dropped. A bos that stands at a document's start alone is one
+    of its tokens: put it before the others. Raises ValueError where the
+    specials leave no room.
     """
     specials = (bos is not None) + (eos is not None)
     if length <= specials:

@@ -95,7 +95,7 @@ class Fold:
         _refuse_folded(projections)
         layers, neurons = len(projections), projections[0].in_features
         check_held(held, layers=layers, neurons=neurons)
-        _check_values(held, values_LN, layers=layers, neurons=neurons)
+        check_values(held, values_LN, layers=layers, neurons=neurons)
         self._parts = [
             _part(layer, projections[layer], held_H, values_LN[layer])
             for layer, held_H in enumerate(held)
@@ -216,9 +216,19 @@ def check_held(held: Sequence[NDArray[np.int64]], *, layers: int, neurons: int) 
             )
 
 
-def _check_values(
-    held: Sequence[NDArray[np.int64]], values_LN: NDArray[np.float64], *, layers: int, neurons: int
+def check_values(
+    held: Sequence[NDArray[np.int64]],
+    values_LN: NDArray[np.float64],
+    *,
+    layers: int,
+    neurons: int,
+    where: str = "",
 ) -> None:
+    """Raise ValueError unless every held neuron has a constant that is a finite number.
+
+    `held` has been checked. `where` follows the value in what is said, for
+    constants that differ between positions: ` from position 8 on`.
+    """
     if values_LN.shape != (layers, neurons):
         raise ValueError(
             f"The values have shape {values_LN.shape}; this model has {layers} layers of {neurons}"
@@ -229,8 +239,8 @@ def _check_values(
         if len(bad_H):
             raise ValueError(
                 f"Neuron {bad_H[0]} of layer {layer} was to be held at"
-                f" {values_LN[layer, bad_H[0]]} ({len(bad_H)} such in this layer); a constant must"
-                " be a finite number. Look at the neuron's row in the statistics."
+                f" {values_LN[layer, bad_H[0]]}{where} ({len(bad_H)} such in this layer); a"
+                " constant must be a finite number. Look at the neuron's row in the statistics."
             )
 
 

@@ -1,11 +1,12 @@
 """Loading: from a folder on disk to a model that can be run, or a reason why not.
 
-There is one way in. `config.json` names an architecture, its family says how
+There is one way in: `config.json` names an architecture, its family says how
 to find the parts, the library's own loader reads safetensors. Nothing in a
 folder is executed: no pickle, no remote code. Whatever could make the
 numbers quietly wrong is refused with a sentence that says what to do: a
 missing or unexpected tensor, weights that changed since they were planned
-with, an unknown scaling of pixels.
+with, an unknown scaling of pixels. (A notebook may `adopt` a module that it
+has in memory; a sweep cannot.)
 
 `facts` answers what planning needs and reads the weights for their digest
 alone: the library is given zeros that take no memory, and treats them as it
@@ -21,9 +22,9 @@ Weak point: a tensor that the library itself calls optional is not missed here.
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 import transformers
@@ -39,10 +40,10 @@ from workers.checkpoint import (
     pixels_of,
     weight_digest,
 )
-from workers.families import Family, UnknownFamilyError
+from workers.families import Family, UnknownFamilyError, family_of
 from workers.messages import ModelFacts, ModelRef, Site
 
-__all__ = ["CheckpointError", "Model", "Pixels", "facts", "load", "main", "sites"]
+__all__ = ["CheckpointError", "Model", "Pixels", "adopt", "facts", "load", "main", "sites"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,33 +80,11 @@ def facts(folder: Path) -> ModelFacts:
     checkpoint = inspect(folder)
     family = checkpoint.family
     module = build(checkpoint, torch.float32, hollow=True)
-    projections = sites(module, family, "attn_pre_out")
-    heads, neurons = int(_at(module, family.heads)), projections[0].in_features
-    if neurons % heads:
-        raise CheckpointError(
-            f"{folder} has {neurons} neurons before its attention output projection, which"
-            f" {heads} heads cannot share equally. Check the number of heads in its config.json."
-        )
-    vocabulary = int(_at(module, family.vocabulary))
-    if vocabulary < 1 or not any(True for _ in _at(module, family.head).parameters()):
-        raise CheckpointError(
-            f"{folder} has no head: `{family.head}` scores {vocabulary} tokens or classes with no"
-            " weights. Use a checkpoint that was saved with its head."
-        )
-    image = _image(module, family)
-    if image is not None:
-        pixels_of(checkpoint, image[2])  # refused while planning, not on the worker
-    return ModelFacts(
-        family=family.name,
-        modality=family.modality,
-        layers=len(projections),
-        heads=heads,
-        d_head=neurons // heads,
-        d_model=projections[0].out_features,
-        vocabulary=vocabulary,
-        window=_window(module, family),
-        image=image,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+    known = _known(module, family, str(folder))
+    if known.image is not None:
+        pixels_of(checkpoint, known.image[2])  # refused while planning, not on the worker
+    return replace(
+        known,
         bytes=sum(stored.bytes for stored in checkpoint.tensors.values()),
         digest=weight_digest(checkpoint),
         tokenizer=digest(checkpoint.tokenizer) if checkpoint.tokenizer else None,
@@ -137,6 +116,43 @@ def load(ref: ModelRef) -> Model:
     )
 
 
+def adopt(module: nn.Module, *, pixels: Pixels | None = None) -> Model:
+    """Return a model that is in memory already, to be used like a loaded one: for notebooks.
+
+    `module` is what transformers or timm made, of a known family; it is put into
+    evaluation mode and otherwise left as it is. Image models are told how `pixels`
+    are scaled, as their image processor says. There is no folder, no digest and no
+    tokenizer, so a sweep cannot be planned with it. Raises CheckpointError or
+    UnknownFamilyError where it cannot be used.
+    """
+    config = getattr(module, "pretrained_cfg", None)  # timm's, which names the architecture
+    named = config if isinstance(config, dict) else {"architectures": [type(module).__name__]}
+    family = family_of(named)
+    name = type(module).__name__
+    known = _known(module, family, f"This {name}")
+    some_parameter = next(module.parameters())
+    dtype, device = str(some_parameter.dtype).removeprefix("torch."), some_parameter.device.type
+    if dtype not in ("float32", "bfloat16", "float16") or device not in ("cpu", "cuda"):
+        raise CheckpointError(
+            f"This {name} is {dtype} on {device}; expected float32, bfloat16 or float16 on cpu or"
+            " cuda. Convert it with `module.to(…)`."
+        )
+    if family.modality == "image" and pixels is None:
+        raise CheckpointError(
+            f"This {name} does not say how pixels are scaled. Give"
+            " `pixels=Pixels(scale=1 / 255, mean=(…), std=(…))` as its image processor has them."
+        )
+    ref = ModelRef(
+        name=name,
+        folder="",
+        dtype=cast(Literal["float32", "bfloat16", "float16"], dtype),
+        device=cast(Literal["cpu", "cuda"], device),
+        threads=torch.get_num_threads(),
+        facts=known,
+    )
+    return Model(module=module.eval(), ref=ref, family=family, pixels=pixels)
+
+
 def sites(module: nn.Module, family: Family, site: Site) -> list[nn.Linear]:
     """Return the projection of every layer, in order, whose input is the site."""
     path = family.attention_out if site == "attn_pre_out" else family.mlp_out
@@ -149,6 +165,40 @@ def sites(module: nn.Module, family: Family, site: Site) -> list[nn.Linear]:
                 " is neither quantised nor fused."
             )
     return found
+
+
+def _known(module: nn.Module, family: Family, where: str) -> ModelFacts:
+    """Return what a module says of itself: no digest, no tokenizer."""
+    projections = sites(module, family, "attn_pre_out")
+    heads, neurons = int(_at(module, family.heads)), projections[0].in_features
+    if neurons % heads:
+        raise CheckpointError(
+            f"{where} has {neurons} neurons before its attention output projection, which"
+            f" {heads} heads cannot share equally. Check the number of heads in its config.json."
+        )
+    vocabulary = int(_at(module, family.vocabulary))
+    if vocabulary < 1 or not any(True for _ in _at(module, family.head).parameters()):
+        raise CheckpointError(
+            f"{where} has no head: `{family.head}` scores {vocabulary} tokens or classes with no"
+            " weights. Use a checkpoint that was saved with its head."
+        )
+    parameters = list(module.parameters())
+    return ModelFacts(
+        family=family.name,
+        modality=family.modality,
+        layers=len(projections),
+        heads=heads,
+        d_head=neurons // heads,
+        d_model=projections[0].out_features,
+        vocabulary=vocabulary,
+        window=_window(module, family),
+        image=_image(module, family),
+        parameters=sum(parameter.numel() for parameter in parameters),
+        bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        digest="",
+        tokenizer=None,
+        specials={},
+    )
 
 
 def _window(module: nn.Module, family: Family) -> int:

@@ -99,6 +99,28 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Counted:
+    """Which attended positions are counted, and into which strata.
+
+    A stratum has statistics of its own. Rows of what is counted by strata are
+    stratum-major: row = (stratum x L + layer) x N + neuron.
+    """
+
+    skip_first: int = 0
+    """Positions at the start of every sequence that are left out."""
+    without: tuple[int, ...] = ()
+    """Token ids that are left out wherever they stand; only for text."""
+    by: Literal["all", "position", "class"] = "all"
+    """One stratum for all; one per bucket of positions; one per class of the sequence (images)."""
+    starts: tuple[int, ...] = (0,)
+    """Position: first position of every bucket, ascending from 0. Class: the classes. All: (0,)."""
+
+
+ALL = Counted()
+"""Every attended position, in one stratum."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CellOrder:
     """One cell to evaluate: which units are held, and at what."""
 
@@ -107,9 +129,13 @@ class CellOrder:
     held: tuple[NDArray[np.int64], ...]
     """L arrays of neuron indices, ascending; all empty for the baseline."""
     values: NDArray[np.float64] | None
-    """(L, N) constant of every neuron; None for donors' activations and for the baseline."""
+    """(L, N) constant of every neuron, or (Z, L, N) with `starts`; None for donors' activations
+    and for the baseline."""
     donors: str | None
     """Name of the donors whose activations are put in; None for constants and the baseline."""
+    starts: tuple[int, ...] | None = None
+    """First position of every bucket, ascending from 0, where `values` is (Z, L, N): one constant
+    per neuron and bucket of positions. None where it is (L, N)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +156,8 @@ class CellAnswer:
     nan: NDArray[np.int64]
     """(S,) scored positions whose loss is not a number; they are left out of `loss`."""
     told: int
-    """Constants: columns to hold, over layers. Donors: elements, over unpadded positions."""
+    """Constants: columns to hold, over layers. Donors and constants by position: elements, over
+    unpadded positions."""
     held: int
     """The same, as read back from what the forward pass really used."""
     seconds: float

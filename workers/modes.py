@@ -48,6 +48,10 @@ class Modes:
     distance: NDArray[np.float64]
     """From zero, of the centre of the mode's bin: exact, so that ties are seen."""
 
+    def take(self, which: NDArray[np.intp]) -> "Modes":
+        """Return the modes of these indices, in their order."""
+        return Modes(**{field.name: getattr(self, field.name)[which] for field in fields(Modes)})
+
 
 def join(parts: Sequence[Modes]) -> Modes:
     """Put modes one after the other."""

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from orchestrator.report.words import method_name, percent
 
 NEURON = ("layer", "neuron")
-_KEY = ("model", "data", "site")
 _GRID = np.linspace(-4, 4, 161)
 """Edges of the layer average's bins, in s.d. from the neuron's mean."""
 
@@ -75,12 +74,13 @@ class Counted:
 
 
 class Activations:
-    """The statistics and centres of one (model, data, site)."""
+    """The statistics and centres of one (model, site)."""
 
-    def __init__(self, folder: Path, model: str, data: str, site: str) -> None:
-        self._where = dict(zip(_KEY, (model, data, site), strict=True))
-        self._statistics = _scan(folder / "statistics", self._where)
-        self._centres = _scan(folder / "centres", self._where)
+    def __init__(self, folder: Path, model: str, site: str) -> None:
+        # Both may come from another source than the one that is evaluated.
+        collected = {"model": model, "site": site}
+        self._statistics = _scan(folder / "statistics", collected)
+        self._centres = _scan(folder / "centres", collected)
 
     @property
     def collected(self) -> bool:
@@ -90,8 +90,7 @@ class Activations:
     def _rows(self) -> pl.LazyFrame:
         assert self._statistics is not None
         rows = self._statistics.filter(pl.col("cell").is_null())
-        strata = rows.select(pl.col("stratum").unique()).collect()["stratum"].sort().to_list()
-        return rows.filter(pl.col("stratum") == strata[0]) if len(strata) > 1 else rows
+        return rows.filter(pl.col("stratum") == "all")
 
     def _scalars(self) -> pl.DataFrame:
         return (
@@ -175,7 +174,9 @@ class Activations:
         )
 
     def _constants(self) -> pl.LazyFrame | None:
-        return None if self._centres is None else self._centres.filter(pl.col("cell").is_null())
+        if self._centres is None:
+            return None
+        return self._centres.filter(pl.col("cell").is_null(), pl.col("stratum") == "all")
 
     def _marks(self, layer: int, neuron: int) -> dict[str, float]:
         constants = self._constants()

@@ -147,7 +147,7 @@ def _sections(run: Run, folder: Path) -> list[Element]:
 def _activations(run: Run, panel: str) -> Activations:
     points = run.cells if run.cells.height else run.summary
     row = points.filter(pl.col("panel") == panel).row(0, named=True)
-    return Activations(run.folder, row["model"], row["data"], row["site"])
+    return Activations(run.folder, row["model"], row["site"])
 
 
 class _Numbered:

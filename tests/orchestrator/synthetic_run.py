@@ -299,6 +299,7 @@ def _activations(
                         "model": model.name,
                         "data": model.data,
                         "site": "attn_pre_out",
+                        "stratum": "all",
                         "layer": layer,
                         "neuron": neuron,
                         "method": method,

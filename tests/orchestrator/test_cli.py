@@ -29,7 +29,7 @@ class Ended:
 
     def __init__(self, run: Path, *failures: Failure) -> None:
         self.run, self.page, self.failures = run, run / "report" / "index.html", failures
-        self.computed, self.found = 12, 3456
+        self.computed, self.found, self.fetched = 12, 3456, 0
 
 
 class Shell:
@@ -78,7 +78,7 @@ def raising(error: BaseException) -> Act:
 def test_the_verbs_are_these_and_no_others() -> None:
     # A new verb is a decision: docs/decisions/ says why there is one.
     names = [c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback]
-    assert names == ["plan", "run", "status", "report"]
+    assert names == ["plan", "run", "collect", "status", "report"]
     assert cli.app.registered_groups == []
 
 
@@ -89,9 +89,15 @@ def test_the_options_of_a_run_are_these_and_no_others(shell: Shell) -> None:
     assert options == {"--out", "--address", "--workers", "--only", "--local", "--help"}
 
 
+def test_a_collection_has_the_options_of_a_run_but_for_the_cells(shell: Shell) -> None:
+    assert shell("collect", "--help") == 0
+    options = {word for word in shell.out.replace(",", " ").split() if word.startswith("--")}
+    assert options == {"--out", "--address", "--workers", "--local", "--help"}
+
+
 def test_help_is_given_without_being_asked(shell: Shell) -> None:
     assert shell() == 2
-    assert all(verb in shell.out + shell.err for verb in ("plan", "run", "status", "report"))
+    assert all(verb in shell.out + shell.err for verb in ("plan", "run", "collect", "status"))
 
 
 @pytest.mark.parametrize(
@@ -203,6 +209,65 @@ def test_failed_tasks_end_with_1_and_the_rest_is_told(shell: Shell, run_folder: 
     assert "zoo:opt on stdlib, unablated" in shell.out
     assert "failed zoo:opt 8 cells: ValueError('bad') (3 tasks not tried" in shell.err
     assert "failures/results.t1.json" in shell.err
+
+
+def counted_run(folder: Path) -> Path:
+    """A run folder that holds the statistics of two neurons and nothing else."""
+    store = Store.open(folder)
+    columns = {
+        "model": "a", "data": "texts", "dtype": "float32", "stratum": "all", "neuron": [0, 1],
+        "count": 2000, "below": 0, "above": [0, 50], "mean": 1.0, "std": 0.5, "peak": [1.25, 1.5],
+    }  # fmt: skip
+    store.commit("statistics/a/statistics.1.parquet", parquet(rows("statistics", columns, 2)))
+    return store.root
+
+
+def test_a_collection_that_ends_well_prints_what_it_counted_and_where_it_lies(
+    shell: Shell, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+    run = counted_run(tmp_path / "run")
+
+    def collect(spec: Path, **options: Any) -> Ended:
+        asked.update(options, spec=spec)
+        return Ended(run)
+
+    shell.sweep(collect=collect)
+    code = shell("collect", "x.yaml", "--out", "o", "--address", "auto", "--workers", "2")
+    assert code == 0, shell.err
+    assert asked == {
+        "spec": Path("x.yaml"),
+        "out": "o",
+        "address": "auto",
+        "workers": 2,
+        "local": False,
+    }
+    assert "a on texts, float32" in shell.out
+    assert "12 tasks done now, 3,456 found in the run folder." in shell.out
+    assert f"Tables: {run}/statistics" in shell.out
+    assert "shared store" not in shell.out
+
+
+def test_a_collection_that_fails_ends_with_1_and_tells_the_rest(
+    shell: Shell, tmp_path: Path
+) -> None:
+    run = counted_run(tmp_path / "run")
+    shell.sweep(collect=lambda *_, **__: Ended(run, failure()))
+    assert shell("collect", "x.yaml") == 1
+    assert "a on texts, float32" in shell.out
+    assert "failed zoo:opt 8 cells: ValueError('bad')" in shell.err
+
+
+@pytest.mark.parametrize(("files", "said"), [(1, "1 file found"), (7, "7 files found")])
+def test_what_was_found_in_a_shared_store_is_said(
+    shell: Shell, run_folder: Path, tmp_path: Path, files: int, said: str
+) -> None:
+    for verb, run in (("run", run_folder), ("collect", counted_run(tmp_path / "counted"))):
+        ended = Ended(run)
+        ended.fetched = files
+        shell.sweep(**{verb: lambda *_, ended=ended, **__: ended})
+        assert shell(verb, "x.yaml") == 0, shell.err
+        assert f"{said} in the shared store." in shell.out
 
 
 @pytest.mark.parametrize("error", ["OSError('[/tmp/x] is full')", "KeyError([layer])"])

@@ -1,160 +1,154 @@
 """Partials come back from their files to the last bit, so merging them is merging memory."""
 
-from dataclasses import fields
+from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from numpy.typing import NDArray
 
-from orchestrator import partials
-from orchestrator.store import parquet
-from workers.histogram import MOMENTS, FixedCounts, Histogram, merge, merge_fixed
+from orchestrator import partials, store
+from orchestrator.store import Store
+from tests.orchestrator.partial_results import bits, fixed, histograms, plain, windows
+from workers.histogram import FixedCounts, Histogram
 from workers.windows import Windows
 
 law = settings(max_examples=25, deadline=None)
-tree = settings(max_examples=12, deadline=None)
-COUNTED = ("zeros", "below", "above", "nan", "pos_inf", "neg_inf", "positive")
-ANY = st.floats(allow_nan=True, allow_infinity=True, width=64)
-EXTREME = st.floats(allow_nan=False) | st.just(np.nan)
-"""Of two NaNs a comparison keeps either, so in what is merged all NaNs have the same bits."""
+numbers = count()
 
 
-def through_a_file(table: pa.Table) -> pa.Table:
-    content = parquet(table, "name")
-    return pq.ParquetFile(pa.BufferReader(content)).read()
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks() -> Iterator[None]:
+    """Have files written in blocks of two rows, so that a few rows are several blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "BLOCK_ROWS", 2)
+        yield
 
 
-def bits(value: object) -> list[object]:
-    """Return everything a dataclass of arrays holds, so that equal means equal bits."""
-    found: list[object] = []
-    for field in fields(value):  # type: ignore[arg-type]
-        item = getattr(value, field.name)
-        if isinstance(item, Windows):
-            found += bits(item)
-        elif isinstance(item, np.ndarray):
-            found.append((field.name, item.dtype.str, item.shape, item.tobytes()))
-        else:
-            found.append((field.name, item))
-    return found
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store.open(tmp_path_factory.mktemp("run"))
 
 
-def integers(shape: tuple[int, ...]) -> st.SearchStrategy[NDArray[np.int64]]:
-    return hnp.arrays(np.int64, shape, elements=st.integers(0, 2**52))
+def written(run: Store, table: pa.Table) -> str:
+    file = f"partials/{next(numbers)}.arrow"
+    assert partials.commit(run, file, table, "name")
+    assert run.whole(file)
+    assert run.recipe(file) == "name"
+    return file
 
 
-@st.composite
-def windows(draw: st.DrawFn, rows: int) -> Windows:
-    return Windows(
-        exponent=draw(hnp.arrays(np.int32, rows, elements=st.integers(-149, 127))),
-        first=draw(hnp.arrays(np.int64, rows, elements=st.integers(-(2**53), 2**53))),
-        bins=draw(st.sampled_from([4, 6, 8])),
-    )
-
-
-@st.composite
-def histograms(draw: st.DrawFn, parts: int = 1) -> list[Histogram]:
-    """Draw histograms of different shards in the same windows."""
-    rows, ends = draw(st.integers(1, 3)), EXTREME if parts > 1 else ANY
-    placed = draw(windows(rows))
-    every = draw(st.permutations(range(2 * parts)))
-    made = []
-    for i in range(parts):
-        shards = tuple(sorted(every[2 * i : 2 * i + draw(st.integers(1, 2))]))
-        shape = (len(shards), rows, len(MOMENTS))
-        made.append(
-            Histogram(
-                windows=placed,
-                shards=shards,
-                counts=draw(integers((rows, placed.bins))),
-                moments=draw(hnp.arrays(np.float64, shape, elements=ANY)),
-                minimum=draw(hnp.arrays(np.float64, rows, elements=ends)),
-                maximum=draw(hnp.arrays(np.float64, rows, elements=ends)),
-                **{c: draw(integers((rows,))) for c in COUNTED},
-            )
-        )
-    return made
-
-
-@st.composite
-def fixed(draw: st.DrawFn, parts: int = 1) -> list[FixedCounts]:
-    rows, bins = draw(st.integers(1, 3)), draw(st.integers(1, 5))
-    low = draw(hnp.arrays(np.float64, rows, elements=ANY))
-    high = draw(hnp.arrays(np.float64, rows, elements=st.floats(-1e9, 1e9)))
-    low = np.nan_to_num(low)  # two parts are joined only if their ends are equal
-    return [
-        FixedCounts(low=low, high=high, shards=(i,), counts=draw(integers((rows, bins))))
-        for i in range(parts)
-    ]
+def through_a_file(run: Store, table: pa.Table) -> pa.Table:
+    return run.table(written(run, table))
 
 
 @law
-@given(st.integers(1, 5).flatmap(windows))
-def test_windows_come_back_to_the_last_bit(made: Windows) -> None:
-    table = through_a_file(partials.from_windows(made))
+@given(made=st.integers(0, 5).flatmap(windows))
+def test_windows_come_back_to_the_last_bit(run: Store, made: Windows) -> None:
+    table = through_a_file(run, partials.from_windows(made))
     assert bits(partials.to_windows(table)) == bits(made)
 
 
 @law
-@given(histograms())
-def test_a_histogram_comes_back_to_the_last_bit(made: list[Histogram]) -> None:
-    table = through_a_file(partials.from_histogram(made[0]))
-    assert bits(partials.to_histogram(table)) == bits(made[0])
+@given(data=st.data(), made=st.integers(0, 5).flatmap(windows))
+def test_windows_of_some_rows_say_which(run: Store, data: st.DataObject, made: Windows) -> None:
+    size = made.first.size
+    chosen = data.draw(st.sets(st.integers(0, 99), min_size=size, max_size=size))
+    rows_W = np.array(sorted(chosen), np.intp)
+    table = through_a_file(run, partials.from_windows(made, rows=rows_W))
+    assert bits(partials.to_windows(table)) == bits(made)
+    assert partials.rows_of(table).tolist() == rows_W.tolist()
+    assert partials.rows_of(table).dtype == np.intp
+
+
+def test_windows_record_the_sample_they_were_made_from(run: Store) -> None:
+    made = Windows(exponent=np.zeros(1, np.int32), first=np.zeros(1, np.int64), bins=4)
+    table = through_a_file(run, partials.from_windows(made, pilot=[3, 1, 2]))
+    assert table.schema.metadata[b"peaksweep.pilot"] == b"[3, 1, 2]"
 
 
 @law
-@given(fixed())
-def test_fixed_counts_come_back_to_the_last_bit(made: list[FixedCounts]) -> None:
-    table = through_a_file(partials.from_fixed(made[0]))
+@given(made=histograms())
+def test_a_histogram_comes_back_to_the_last_bit(run: Store, made: list[Histogram]) -> None:
+    table = through_a_file(run, partials.from_histogram(made[0]))
+    assert bits(partials.to_histogram(table)) == bits(made[0])
+    low, high = partials.ends(table)
+    assert low.tobytes() == made[0].minimum.tobytes()
+    assert high.tobytes() == made[0].maximum.tobytes()
+
+
+@law
+@given(made=fixed())
+def test_fixed_counts_come_back_to_the_last_bit(run: Store, made: list[FixedCounts]) -> None:
+    table = through_a_file(run, partials.from_fixed(made[0]))
     assert bits(partials.to_fixed(table)) == bits(made[0])
 
 
-@tree
-@given(histograms(parts=4), st.permutations(range(4)), st.integers(1, 3))
-def test_any_tree_of_merges_over_files_gives_the_same_bits(
-    made: list[Histogram], order: list[int], cut: int
+@law
+@given(data=st.data(), made=histograms())
+def test_some_rows_of_a_file_are_those_rows(
+    run: Store, data: st.DataObject, made: list[Histogram]
 ) -> None:
-    def merged(parts: list[Histogram]) -> Histogram:
-        tables = [through_a_file(partials.from_histogram(part)) for part in parts]
-        return merge([partials.to_histogram(table) for table in tables])
+    (whole,), size = made, made[0].windows.first.size
+    start = data.draw(st.integers(0, size))
+    stop = data.draw(st.integers(start, size))
+    file = written(run, partials.from_histogram(whole))
+    found = partials.rows(run, file, start, stop)
+    assert found.counts.tobytes() == whole.counts[start:stop].tobytes()
+    assert found.moments.tobytes() == whole.moments[:, start:stop].tobytes()
+    assert found.minimum.tobytes() == whole.minimum[start:stop].tobytes()
+    assert found.windows.first.tobytes() == whole.windows.first[start:stop].tobytes()
+    assert found.shards == whole.shards
+    assert bits(partials.rows(run, file)) == bits(whole)
 
-    turned = [made[i] for i in order]
-    joined = merged([merged(turned[:cut]), merged(turned[cut:])])
-    assert bits(joined) == bits(merge(made))
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 4), (-1, 2), (3, 2)])
+def test_rows_that_a_file_has_not_are_refused(run: Store, start: int, stop: int) -> None:
+    file = written(run, partials.from_histogram(plain(np.zeros((3, 4), np.int64))))
+    with pytest.raises(IndexError, match="has 3 rows, and rows"):
+        partials.rows(run, file, start, stop)
 
 
-@tree
-@given(fixed(parts=4), st.permutations(range(4)), st.integers(1, 3))
-def test_any_tree_of_merges_of_fixed_counts_gives_the_same_bits(
-    made: list[FixedCounts], order: list[int], cut: int
+@pytest.mark.parametrize(
+    ("largest", "stored"), [(2**31 - 1, pa.int32()), (2**31, pa.int64()), (2**62, pa.int64())]
+)
+def test_counts_are_stored_as_narrow_as_all_of_them_fit(
+    run: Store, largest: int, stored: pa.DataType
 ) -> None:
-    def merged(parts: list[FixedCounts]) -> FixedCounts:
-        tables = [through_a_file(partials.from_fixed(part)) for part in parts]
-        return merge_fixed([partials.to_fixed(table) for table in tables])
+    counts_RB = np.zeros((5, 4), np.int64)
+    counts_RB[4, 1] = largest  # in the last block of the file
+    table = through_a_file(run, partials.from_histogram(plain(counts_RB)))
+    assert table.schema.field("counts").type == pa.list_(stored, 4)
+    back = partials.to_histogram(table).counts
+    assert back.dtype == np.int64
+    assert np.array_equal(back, counts_RB)
+    assert partials.most_of([table.schema]) == largest
 
-    turned = [made[i] for i in order]
-    joined = merged([merged(turned[:cut]), merged(turned[cut:])])
-    assert bits(joined) == bits(merge_fixed(made))
+
+def test_a_bound_that_does_not_hold_is_an_error_and_not_a_wrong_count() -> None:
+    counts_RB = np.full((1, 4), 2**31)
+    with pytest.raises(pa.ArrowInvalid, match="not in range"):
+        partials.from_histogram(plain(counts_RB), most=7)
 
 
-def test_what_comes_back_can_be_written_to() -> None:
+def test_reading_some_rows_leaves_the_rest_of_the_file_alone(run: Store) -> None:
+    size, bins = 4096, 64
+    counts_RB = np.arange(size * bins, dtype=np.int64).reshape(size, bins)
+    file = written(run, partials.from_histogram(plain(counts_RB)))
+    before = pa.total_allocated_bytes()
+    table = run.table(file)
+    assert pa.total_allocated_bytes() - before < counts_RB.size  # it lies in the file
+    assert table.slice(7, 1).column("counts").to_pylist() == [counts_RB[7].tolist()]
+
+
+def test_what_comes_back_can_be_written_to(run: Store) -> None:
     # Arrow's memory is read-only, and whoever adds counts in place would find out late.
-    rows = 2
-    placed = Windows(exponent=np.zeros(rows, np.int32), first=np.zeros(rows, np.int64), bins=4)
-    none = np.zeros(rows, np.int64)
-    made = Histogram(
-        windows=placed,
-        shards=(3,),
-        counts=np.zeros((rows, 4), np.int64),
-        moments=np.zeros((1, rows, len(MOMENTS))),
-        minimum=np.zeros(rows),
-        maximum=np.zeros(rows),
-        **dict.fromkeys(COUNTED, none),
-    )
-    back = partials.to_histogram(through_a_file(partials.from_histogram(made)))
+    table = through_a_file(run, partials.from_histogram(plain(np.zeros((2, 4), np.int64))))
+    back = partials.to_histogram(table)
     back.counts[0, 0] += 1
     back.minimum[0] = 1
+    back.moments[0, 0, 0] = 1
     assert back.counts.sum() == 1
+    assert partials.to_histogram(table).counts.sum() == 0

@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator import place
 from orchestrator.mistakes import SpecError
-from orchestrator.place import run_folder
+from orchestrator.place import run_folder, shared_folder
 
 
 @pytest.fixture
@@ -57,3 +57,18 @@ def test_a_job_may_write_elsewhere(in_job: Path) -> None:
     outside = str(in_job.parent / "shared" / "run")
     assert run_folder(outside, "toy") == outside
     assert run_folder("../shared", "toy") == "../shared"
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_shared_store_starts_at_the_sweep_files_folder(at_home: Path) -> None:
+    assert shared_folder("common", at_home) == at_home / "common"
+    assert shared_folder("../common", at_home / "sweeps").resolve() == at_home / "common"
+    for absolute in ("/stores/common", "file:///stores/common"):
+        assert shared_folder(absolute, at_home) == Path("/stores/common")
+
+
+def test_a_jobs_shared_store_is_not_put_where_it_would_be_thrown_away(in_job: Path) -> None:
+    for store in ("common", f"file://{in_job}/common"):
+        with pytest.raises(SpecError, match=r"store: .*throws away; write an absolute path"):
+            shared_folder(store, in_job)
+    assert shared_folder("../common", in_job).resolve() == in_job.parent / "common"

@@ -1,6 +1,7 @@
 """The graph of tasks, and what is refused once models and sources are looked at."""
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,22 @@ def mistakes(base: Path, **changes: Any) -> dict[str, str]:
     return {m.path: m.message for m in caught.value.mistakes}
 
 
+def texts(value: object) -> Iterator[str]:
+    """Yield every text in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from texts(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from texts(item)
+
+
 def test_every_task_comes_after_the_tasks_whose_files_it_reads(base: Path) -> None:
     plan = planned.make(base, models=["a", "m"])
     made_by = {t.file: t for t in plan.tasks}
     for task in plan.tasks:
-        read = {
-            v
-            for value in task.arguments.values()
-            for v in (value if isinstance(value, list) else [value])
-            if isinstance(v, str) and v in made_by
-        }
+        read = {v for v in texts(task.arguments) if v in made_by}
         assert set(task.after) == read - {task.file}, task.label
 
 
@@ -59,7 +66,7 @@ def test_tasks_stand_in_an_order_in_which_they_can_be_done(base: Path) -> None:
 
 def test_only_what_needs_weights_is_bound_to_a_model(base: Path) -> None:
     for task in planned.make(base).tasks:
-        assert (task.model is not None) == (task.kind in ("pilot", "collect", "recount"))
+        assert (task.model is not None) == (task.kind in ("pilot", "collect", "again", "recount"))
 
 
 def test_no_two_tasks_write_one_file(base: Path) -> None:
@@ -86,8 +93,9 @@ def test_models_that_are_alike_share_names_and_never_a_file(
 def test_counts_are_kept_per_shard_and_merged_eight_at_a_time(base: Path) -> None:
     plan = planned.make(base, statistics={"shards": 20})
     kinds = Counter(t.kind for t in plan.tasks)
-    assert kinds["collect"] == kinds["recount"] == 20
-    assert kinds["merge"] == kinds["merge_fixed"] == 4  # 8 + 8 + 4, then one
+    assert kinds["collect"] == kinds["again"] == kinds["recount"] == 20
+    assert kinds["merge_fixed"] == 4  # 8 + 8 + 4, then one
+    assert kinds["merge"] == 8  # the same for either pass
     assert {len(t.after) for t in plan.tasks if t.kind == "merge"} == {8, 4, 3}
 
 
@@ -99,7 +107,7 @@ def test_one_shard_needs_no_merging(base: Path) -> None:
 def test_what_no_method_needs_is_not_planned(base: Path) -> None:
     kinds = {t.kind for t in planned.make(base, methods=["mean"]).tasks}
     assert kinds == {
-        "data", "selection", "pilot", "collect", "merge", "statistics", "centres",
+        "data", "selection", "pilot", "collect", "widen", "again", "merge", "statistics", "centres",
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from orchestrator.sources import Document, Source
 from orchestrator.store import Store
 from orchestrator.tasks import Task
 from tests.orchestrator import planned
-from workers.messages import NOT_SCORED
+from workers.messages import NOT_SCORED, ModelFacts
 
 WINDOW = 32
 WORDS = ["un", "deux", "trois", "été", "日本", "naïve", "x"]
@@ -46,10 +46,13 @@ class Bench:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
         self.folder, self.patch = folder, monkeypatch
+        self.checkpoint, self.runs = checkpoint, 0
+        self.know()
+
+    def know(self, **others: ModelFacts) -> None:
         known = {m: planned.facts(m, vocabulary=40) for m in ("causal", "masked", "image")}
         known["causal"] = planned.facts("causal", window=WINDOW, vocabulary=40)
-        planned.know(monkeypatch, known, checkpoint)
-        self.runs = 0
+        planned.know(self.patch, known | others, self.checkpoint)
 
     def source(self, documents: list[Document], splits: tuple[str, ...] = ()) -> None:
         kind = "images" if documents[0].image is not None else "text"
@@ -204,20 +207,66 @@ def test_sequences_are_numbered_over_both_roles(bench: Bench) -> None:
     assert table["role"].to_pylist() == sorted(table["role"].to_pylist())
 
 
-@pytest.mark.parametrize(("model", "specials"), [("causal", 1), ("masked", 2)])
-def test_the_bytes_of_a_documents_windows_add_up_to_its_text(
-    bench: Bench, model: str, specials: int
+EVERYTHING = {"collect": {"sequences": 999}, "evaluate": {"sequences": 999}}
+every_opening = pytest.mark.parametrize("bos", ["every_window", "first", "none"])
+
+
+@every_opening
+@pytest.mark.parametrize("model", ["causal", "masked"])
+def test_windows_begin_as_asked_and_hold_every_word_and_byte_of_their_document_once(
+    bench: Bench, model: str, bos: str
 ) -> None:
     window = {"causal": WINDOW, "masked": 24}[model]
-    whole = 5 * (window - specials)  # five windows, and nothing over
-    made = documents(8, whole)
-    bench.source(made)
-    everything = {"collect": {"sequences": 999}, "evaluate": {"sequences": 999}}
-    table = bench.data(model, everything)
-    sizes: Counter[str] = Counter()
-    for row in table.to_pylist():
-        sizes[row["document"]] += row["bytes"]
-    assert sizes == {d.name: len((d.text or "").encode()) for d in made}
+    room = window - (model == "masked") - (bos == "every_window")
+    whole = 5 * room - (bos == "first")  # five windows, and nothing over
+    made = {d.name: d for d in documents(8, whole)}
+    bench.source(list(made.values()))
+    turns: Counter[str] = Counter()
+    taken: Counter[str] = Counter()
+    for row in bench.data(model, {"bos": bos, **EVERYTHING}).to_pylist():
+        own = row["input"]
+        if model == "causal":
+            assert row["target"] == [*own[1:], NOT_SCORED]
+        else:  # before it was corrupted
+            own = [i if t == NOT_SCORED else t for i, t in zip(own, row["target"], strict=True)]
+        assert len(own) == window
+        name = row["document"]
+        turns[name] += 1
+        begins = bos == "every_window" or (bos == "first" and turns[name] == 1)
+        assert (own[0] == IDS["bos"]) == begins
+        assert (own[-1] == IDS["eos"]) == (model == "masked")
+        inner = own[begins : len(own) - (model == "masked")]
+        words = str(made[name].text).split(" ")
+        start, end = taken[name], taken[name] + len(inner)
+        assert inner == [IDS.get(word, IDS["unk"]) for word in words[start:end]]
+        before, after = (len(" ".join(words[:n]).encode()) for n in (start, end))
+        assert row["bytes"] == after - before
+        taken[name] = end
+    assert turns == dict.fromkeys(made, 5)
+    assert taken == dict.fromkeys(made, whole)
+
+
+@pytest.mark.parametrize("bos", ["first", "none"])
+def test_a_masked_input_is_corrupted_between_its_special_tokens_alone(
+    bench: Bench, bos: str
+) -> None:
+    bench.source(documents(10))
+    scored_first = 0
+    for row in bench.data("masked", {"bos": bos}).to_pylist():
+        target_T = np.array(row["target"])
+        assert row["input"][-1] == IDS["eos"]
+        assert target_T[-1] == NOT_SCORED
+        assert not np.isin(target_T, [planned.SPECIALS[k] for k in ("bos", "eos")]).any()
+        scored_first += int(target_T[0] != NOT_SCORED)
+    assert scored_first  # it is text like the rest
+
+
+def test_a_model_without_bos_has_the_same_windows_whatever_is_asked(bench: Bench) -> None:
+    bare = {k: v for k, v in planned.SPECIALS.items() if k != "bos"}
+    bench.know(causal=planned.facts("causal", window=WINDOW, vocabulary=40, specials=bare))
+    bench.source(documents(6))
+    tables = [bench.data("causal", {"bos": bos}) for bos in ("every_window", "first", "none")]
+    assert all(table.equals(tables[0]) for table in tables)
 
 
 def test_a_short_last_window_is_dropped_and_a_longer_one_kept(bench: Bench) -> None:
@@ -352,8 +401,38 @@ def test_a_sequence_keeps_its_donor_when_fewer_are_evaluated(bench: Bench) -> No
 def test_a_receiver_that_no_donor_is_long_enough_for_is_refused(bench: Bench) -> None:
     bench.source([*documents(3, 20, "train"), *documents(3, 31, "test")], ("train", "test"))
     bench.data("causal")
-    with pytest.raises(PrepareError, match=r"32 positions\); collect more sequences"):
+    with pytest.raises(PrepareError, match=r"32 positions\), .* collect more sequences"):
         bench.donors("causal")
+
+
+@every_opening
+@pytest.mark.parametrize("model", ["causal", "masked"])
+def test_a_donor_begins_with_bos_where_its_receiver_does_and_nowhere_else(
+    bench: Bench, model: str, bos: str
+) -> None:
+    bench.source([*documents(9, split="train"), *documents(9, split="test")], ("train", "test"))
+    asked = {"bos": bos, "evaluate": {"sequences": 27}}
+    data = {row["sequence"]: row["input"] for row in bench.data(model, asked).to_pylist()}
+    begun: Counter[bool] = Counter()
+    for row in bench.donors(model, asked).to_pylist():
+        fed = data[row["donor"]] if row["input"] is None else row["input"]
+        receiver = data[row["sequence"]]
+        assert (fed[0] == IDS["bos"]) == (receiver[0] == IDS["bos"])
+        assert (fed[-1] == IDS["eos"]) == (receiver[-1] == IDS["eos"]) == (model == "masked")
+        begun[fed[0] == IDS["bos"]] += 1
+    shares = {"every_window": {True: 27}, "first": {True: 9, False: 18}, "none": {False: 27}}
+    assert begun == shares[bos]
+
+
+def test_a_receiver_that_no_donor_begins_alike_for_is_refused(bench: Bench) -> None:
+    # Every collected document is one window: none is left that begins in the middle of a text.
+    train = documents(9, WINDOW - 1, "train")
+    bench.source([*train, *documents(3, 2 * WINDOW, "test")], ("train", "test"))
+    bench.data("causal", {"bos": "first"})
+    with pytest.raises(PrepareError, match=r"32 positions\), with special tokens where it has"):
+        bench.donors("causal", {"bos": "first"})
+    bench.data("causal", {"bos": "every_window"})
+    assert bench.donors("causal", {"bos": "every_window"}).num_rows
 
 
 def images(count: int, split: str) -> list[Document]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from orchestrator import budget as budgeting
 from orchestrator import printing
 from orchestrator.status import StageStatus, Status
+from orchestrator.store import rows
 from tests.orchestrator import planned
 from tests.orchestrator.synthetic_run import write_run
 
@@ -85,6 +86,84 @@ def test_a_status_says_in_words_how_it_stands(
     shown = text(printing.status_table(found), width=120)
     assert f"runs/[x]: {said}" in " ".join(shown.split())
     assert "1,234" in shown
+
+
+def counted(**columns: object) -> pl.DataFrame:
+    """Return the statistics of four neurons whose peaks lie 0, 1, 2 and 4 deviations off."""
+    whole = {
+        "model": "zoo:opt", "data": "stdlib", "dtype": "float32", "stratum": "all",
+        "neuron": [0, 1, 2, 3], "count": [1000, 1000, 990, 1000], "below": [0, 5, 0, 10],
+        "above": [0, 6, 0, 0], "mean": 0.0, "std": 0.5, "peak": [0.0, 0.5, -1.0, 2.0],
+        **columns,
+    }  # fmt: skip
+    table = pl.from_arrow(rows("statistics", whole, 4))
+    assert isinstance(table, pl.DataFrame)
+    return table
+
+
+def measures(*tables: pl.DataFrame) -> list[dict[str, str]]:
+    """Return what is printed of statistics: per model, each measure's value."""
+    found = []
+    for table in printing.statistics_tables(pl.concat(tables).lazy()):
+        title, _, *lines = text(table).splitlines()
+        pairs = (line.rsplit("  ", 1) for line in lines)
+        found.append({"title": title.strip(), **{k.strip(): v.strip() for k, v in pairs}})
+    return found
+
+
+def test_statistics_are_told_in_short() -> None:
+    assert measures(counted()) == [
+        {
+            "title": "zoo:opt on stdlib, float32",
+            "neurons": "4",
+            "tokens counted, at most": "1,000",
+            "more than 1% outside the window": "25.0%",
+            "peak stable over bandwidths": "–",
+            "median |peak - mean| / std": "1.500",
+            "peak's interval excludes the mean": "–",
+        }
+    ]
+
+
+def test_what_is_known_of_peaks_is_told() -> None:
+    nan = float("nan")
+    (told,) = measures(
+        counted(
+            peak_low=[-0.1, 0.4, nan, 1.0],
+            peak_high=[0.1, 0.6, nan, 3.0],
+            peak_stable=[True, True, True, False],
+        )
+    )
+    assert told["peak's interval excludes the mean"] == "2 of 3"
+    assert told["peak stable over bandwidths"] == "75.0%"
+
+
+def test_a_neuron_that_never_moves_is_not_asked_how_far_its_peak_is() -> None:
+    (told,) = measures(counted(std=[0.0, 0.0, float("nan"), 0.5], mean=[1.0, 0.0, 0.0, 0.0]))
+    assert told["median |peak - mean| / std"] == "4.000"
+    (told,) = measures(counted(std=0.0))
+    assert told["median |peak - mean| / std"] == "–"
+
+
+def test_strata_and_statistics_under_ablation_are_not_mixed_with_the_whole() -> None:
+    parts = [counted(stratum=f"position {i}", count=10) for i in (0, 1)]
+    (told,) = measures(counted(), *parts, counted(cell="c1", count=5000))
+    assert told["neurons"] == "4"
+    assert told["tokens counted, at most"] == "1,000"
+    assert told["strata beside the whole"] == "2"
+
+
+def test_every_model_has_statistics_of_its_own() -> None:
+    told = measures(counted(), counted(model="a[x]"), counted(data="books"))
+    assert [t["title"].split(",")[0] for t in told] == [
+        "a[x] on stdlib",
+        "zoo:opt on books",
+        "zoo:opt on stdlib",
+    ]
+
+
+def test_what_a_shared_store_held_is_said_unless_it_is_nothing() -> None:
+    assert [printing.fetched(n) for n in (0, 1)] == ["", " 1 file found in the shared store."]
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,16 @@ def test_on_a_terminal_there_is_a_bar_per_stage_that_has_work(store: Store) -> N
     assert "{" not in shown(told)  # the lines are for the file
 
 
+def test_a_remark_is_for_people_alone(store: Store) -> None:
+    for terminal in (True, False):
+        told = screen(terminal)
+        with Story(store, told) as story:
+            story.begin([call()], {})
+            story.remark("3 files found in the shared store /stores/[common]")
+        assert ("found in the shared store /stores/[common]" in shown(told)) == terminal
+    assert [e["event"] for e in events(store)] == ["begin", "begin"]
+
+
 def test_what_fails_or_is_not_tried_moves_the_bar_too(store: Store) -> None:
     told = screen(terminal=True)
     with Story(store, told) as story:

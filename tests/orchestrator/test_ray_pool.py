@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from orchestrator import ray_pool
 from orchestrator.budget import Demand
 from orchestrator.inspection import facts, folder
 from orchestrator.pool import Done, Event, Lost, PoolError, Raised, Ready
-from orchestrator.ray_pool import RayPool
+from orchestrator.ray_pool import RayPool, Written, homes
 from orchestrator.store import Store
 from orchestrator.tasks import Task
 from workers.messages import ModelFacts, ModelRef
@@ -94,6 +95,71 @@ def test_a_task_without_a_model_is_done_and_its_file_is_there(
     assert isinstance(done, Done)
     assert done.worker is None
     assert (tmp_path / "selections/order.parquet").exists()
+
+
+def test_the_node_that_wrote_most_bytes_comes_first() -> None:
+    written = {
+        "a": Written(node="one", size=5),
+        "b": Written(node="two", size=3),
+        "c": Written(node="two", size=3),
+        "d": Written(node="three", size=99),
+    }
+    assert homes(["a", "b", "c"], written) == ["two", "one"]
+    assert homes(["a", "b"], written) == ["one", "two"]
+    assert homes(["b", "made before this run"], written) == ["two"]
+    assert homes(["made before this run"], written) == []
+
+
+def later(number: int) -> Task:
+    """Return a task that reads what `selection` made."""
+    return replace(selection(), file=f"selections/{number}.parquet", after=(selection().file,))
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Return what tasks without a model will have been sent to: (node, softly)."""
+    asked = []
+    real = ray_pool.NodeAffinitySchedulingStrategy
+
+    def watched(node: str, soft: bool) -> object:
+        asked.append((node, soft))
+        return real(node, soft=soft)
+
+    monkeypatch.setattr(ray_pool, "NodeAffinitySchedulingStrategy", watched)
+    return asked
+
+
+def test_a_task_goes_to_the_node_that_wrote_what_it_reads(
+    pool: RayPool, sent: list[tuple[str, bool]]
+) -> None:
+    pool.submit(selection())
+    wait_for(pool, 1)
+    pool.submit(later(1))
+    assert isinstance(wait_for(pool, 1)[0], Done)
+    assert sent == [(ray.nodes()[0]["NodeID"], True)]
+
+
+def test_no_more_tasks_go_near_their_files_than_the_node_has_cpus(
+    pool: RayPool, sent: list[tuple[str, bool]]
+) -> None:
+    pool.submit(selection())
+    wait_for(pool, 1)
+    for number in range(3):
+        pool.submit(later(number))
+    assert len(sent) == 2
+    assert {type(event) for event in wait_for(pool, 3)} == {Done}
+    pool.submit(later(3))
+    assert len(sent) == 3
+    wait_for(pool, 1)
+
+
+def test_a_task_is_done_elsewhere_if_the_node_that_wrote_its_files_is_gone(
+    pool: RayPool, sent: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_pool, "homes", lambda *_: ["0" * 56])
+    pool.submit(selection())
+    assert isinstance(wait_for(pool, 1)[0], Done)
+    assert sent == [("0" * 56, True)]
 
 
 def test_a_task_that_raises_comes_back_as_a_value_with_its_traceback(pool: RayPool) -> None:

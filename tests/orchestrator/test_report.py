@@ -354,7 +354,7 @@ def test_the_neurons_shown_are_the_extremes_and_differ(small: Path) -> None:
     rows = pl.read_parquet(small / "statistics" / "**" / "*.parquet")
     apart = ((rows["mean"] - rows["peak"]).abs() / rows["std"]).to_numpy()
     first = rows.row(int(apart.argmax()), named=True)
-    shown = Activations(small, "zoo:opt", "stdlib", "attn_pre_out").interesting()
+    shown = Activations(small, "zoo:opt", "attn_pre_out").interesting()
     assert shown[0].title == f"layer {first['layer']} · neuron {first['neuron']}"
     assert shown[0].reason == f"mean and peak {apart.max():.1f} s.d. apart"
     assert shown[0].marks["mean"] == first["mean"]
@@ -367,7 +367,7 @@ def test_the_neurons_shown_are_the_extremes_and_differ(small: Path) -> None:
 
 
 def test_a_layers_average_weighs_wide_and_narrow_neurons_alike(small: Path) -> None:
-    where = ("zoo:opt", "stdlib", "attn_pre_out")
+    where = ("zoo:opt", "attn_pre_out")
     before = Activations(small, *where).average()
     for table in ("statistics", "centres"):
         (file,) = (small / table).glob("**/*.parquet")

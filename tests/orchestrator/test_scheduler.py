@@ -317,6 +317,25 @@ def test_the_last_tasks_of_a_model_are_shared_out_not_hoarded() -> None:
     assert set(taken.values()) == {3}
 
 
+def test_shards_that_are_merged_together_are_counted_by_one_worker() -> None:
+    sent: dict[int, set[str]] = {0: set(), 1: set()}
+
+    class Watching(ScriptedPool):
+        def send(self, worker: int, task: Task) -> None:
+            super().send(worker, task)
+            if task.name != "end":
+                sent[worker].add(task.name)
+
+    shards = [f"shard {i}" for i in range(16)]
+    tasks = [task(shard, "a") for shard in shards]
+    tasks += [task("merge 0", after=shards[:8]), task("merge 1", after=shards[8:])]
+    tasks += [task("end", "a", ["merge 0", "merge 1"])]
+    pool = Watching(workers=2)
+    pool.wait = _in_step(pool)  # type: ignore[method-assign]
+    run(tasks, pool)
+    assert sorted(map(sorted, sent.values())) == sorted([sorted(shards[:8]), sorted(shards[8:])])
+
+
 def _in_step(pool: ScriptedPool):  # type: ignore[no-untyped-def]
     """Return a `wait` in which every worker does one thing."""
 

@@ -73,7 +73,9 @@ def counts(store: Store) -> dict[str, tuple[int, int, int, int]]:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"holds no run .*; give a folder made by `run`"):
+    with pytest.raises(
+        StoreError, match=r"holds no run .*; give a folder made by `run` or `collect`"
+    ):
         status(tmp_path)
     with pytest.raises(StoreError, match="holds no run"):
         status(tmp_path / "none")

@@ -1,12 +1,14 @@
 import errno
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from orchestrator.store import Store, StoreError, parquet, rows
+from orchestrator.store import BLOCK_ROWS, Store, StoreError, arrow, parquet, rows
 from orchestrator.tables import SCHEMAS
 
 
@@ -90,19 +92,50 @@ def test_a_full_disk_is_an_error_of_the_run_folder(
         store.commit("x.parquet", b"content")
 
 
-def test_whole_is_what_has_its_first_and_its_last_bytes(store: Store) -> None:
-    content = parquet(pa.table({"x": [1, 2]}))
-    store.commit("a.parquet", content)
-    assert store.whole("a.parquet")
-    assert not store.whole("none.parquet")
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_whole_is_what_has_its_first_and_its_last_bytes(store: Store, kind: str) -> None:
+    table = pa.table({"x": [1, 2]})
+    store.commit(f"a.{kind}", parquet(table) if kind == "parquet" else arrow(table))
+    content = store.path(f"a.{kind}").read_bytes()
+    assert store.whole(f"a.{kind}")
+    assert not store.whole(f"none.{kind}")
     for i, cut in enumerate(range(0, len(content), 7)):
-        store.commit(f"{i}.parquet", content[:cut])
-        assert not store.whole(f"{i}.parquet")
+        store.commit(f"{i}.{kind}", content[:cut])
+        assert not store.whole(f"{i}.{kind}")
     # A crash may leave a file its length and take its content.
-    store.commit("zeros.parquet", content[: len(content) // 2].ljust(len(content), b"\0"))
-    store.commit("headless.parquet", b"\0" * 4 + content[4:])
-    assert not store.whole("zeros.parquet")
-    assert not store.whole("headless.parquet")
+    store.commit(f"zeros.{kind}", content[: len(content) // 2].ljust(len(content), b"\0"))
+    store.commit(f"headless.{kind}", b"\0" * 4 + content[4:])
+    assert not store.whole(f"zeros.{kind}")
+    assert not store.whole(f"headless.{kind}")
+
+
+def test_what_a_writer_writes_is_committed_like_any_other_content(store: Store) -> None:
+    assert store.commit("x", lambda place: place.write_text("first") and None)
+    assert not store.commit("x", lambda place: place.write_text("second") and None)
+    assert store.path("x").read_text() == "first"
+    assert everything(store) == ["x"]
+
+
+def test_nothing_is_left_of_a_writer_that_fails(store: Store) -> None:
+    def tables() -> Iterator[pa.Table]:
+        yield pa.table({"x": [1]})
+        raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        store.commit("x.arrow", arrow(tables()))
+    assert everything(store) == []
+
+
+def test_a_disk_that_is_full_while_an_arrow_file_is_written_is_an_error_of_the_run_folder(
+    store: Store,
+) -> None:
+    def full(place: Path) -> None:
+        place.symlink_to("/dev/full")
+        arrow(pa.table({"x": np.arange(10_000)}))(place)
+
+    with pytest.raises(StoreError, match=r"x\.arrow cannot be written: .*No space left"):
+        store.commit("x.arrow", full)
+    assert everything(store) == []
 
 
 @pytest.mark.parametrize("act", [Store.commit, Store.replace])
@@ -178,6 +211,34 @@ def test_a_table_comes_back_with_the_name_of_its_recipe(store: Store) -> None:
     }
 
 
+def test_an_arrow_file_comes_back_whole_in_part_and_block_by_block(store: Store) -> None:
+    size = 2 * BLOCK_ROWS + 5
+    table = pa.table({"x": np.arange(size), "y": np.arange(size) / 7})
+    table = table.replace_schema_metadata({b"key": b"value"})
+    store.commit("x.arrow", arrow(table, "made"))
+    assert store.recipe("x.arrow") == "made"
+    assert store.schema("x.arrow").metadata[b"key"] == b"value"
+    assert store.table("x.arrow").equals(table)
+    assert store.table("x.arrow", ["y"]).equals(table.select(["y"]))
+    assert store.blocks("x.arrow") == 3
+    blocks = [store.block("x.arrow", number) for number in range(3)]
+    assert [block.num_rows for block in blocks] == [BLOCK_ROWS, BLOCK_ROWS, 5]
+    assert pa.Table.from_batches(blocks).equals(table)
+
+
+def test_tables_that_follow_each_other_make_one_arrow_file(store: Store) -> None:
+    parts = [pa.table({"x": [1, 2]}), pa.table({"x": [3]})]
+    store.commit("x.arrow", arrow(iter(parts)))
+    assert store.table("x.arrow").column("x").to_pylist() == [1, 2, 3]
+
+
+def test_an_arrow_file_of_no_rows_keeps_its_columns_and_has_one_block(store: Store) -> None:
+    table = pa.table({"x": pa.array([], pa.int32())})
+    store.commit("x.arrow", arrow(table))
+    assert store.table("x.arrow").equals(table)
+    assert (store.blocks("x.arrow"), store.block("x.arrow", 0).num_rows) == (1, 0)
+
+
 def test_a_table_keeps_the_metadata_it_had(store: Store) -> None:
     table = pa.table({"x": [1]}).replace_schema_metadata({b"key": b"value"})
     store.commit("x.parquet", parquet(table, "made"))
@@ -200,9 +261,9 @@ def test_rows_refuses_columns_that_a_table_has_not() -> None:
 
 
 def test_files_under_way_are_not_listed(store: Store) -> None:
-    for file in ("data/b/2.parquet", "data/a/1.parquet", "data/a/.3.parquet", "data/a/x.json"):
-        store.commit(file, b"")
-    assert store.files("data") == ["data/a/1.parquet", "data/b/2.parquet"]
+    for file in ("b/2.parquet", "a/1.arrow", "a/.3.parquet", "a/.4.arrow", "a/x.json"):
+        store.commit(f"data/{file}", b"")
+    assert store.files("data") == ["data/a/1.arrow", "data/b/2.parquet"]
     assert store.files("data", ".json") == ["data/a/x.json"]
     assert store.files("nowhere") == []
 

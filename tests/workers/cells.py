@@ -6,13 +6,15 @@ import numpy as np
 from torch import Tensor
 
 from tests.workers import tiny
-from tests.workers.holding import hooked, random_held, random_values
+from tests.workers.holding import hooked, random_by_position, random_held, random_values
 from workers import hooks
 from workers.evaluate import evaluate
 from workers.loading import Model
 from workers.messages import Batch, CellAnswer, CellOrder
 
 BUDGET = 1 << 20
+STARTS = (0, 1, 4, 11)
+"""First position of every bucket in `by_position`."""
 SUMS = ("sequence", "tokens", "top1", "top10", "loss", "nan")
 
 
@@ -55,6 +57,17 @@ def resampled(model: Model, share: float, seed: int = 0, name: str = "others") -
         held=random_held(model, share, seed),
         values=None,
         donors=name,
+    )
+
+
+def by_position(model: Model, share: float, seed: int = 0) -> CellOrder:
+    return CellOrder(
+        cell=f"by-position-{share}-{seed}",
+        site="attn_pre_out",
+        held=random_held(model, share, seed),
+        values=random_by_position(model, len(STARTS), seed),
+        donors=None,
+        starts=STARTS,
     )
 
 

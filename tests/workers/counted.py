@@ -1,4 +1,4 @@
-"""Values counted into histograms, for tests: a sample stands for one layer of P x N activations."""
+"""Values counted into histograms, for tests: a sample is P x N activations of one hookpoint."""
 
 from dataclasses import fields, is_dataclass
 
@@ -25,16 +25,16 @@ def count(
 ) -> Histogram:
     """Count values, by default into windows piloted by their first 4096 positions."""
     values_PN = values if isinstance(values, torch.Tensor) else tensor(values)
-    counter = Counter(windows or windows_from([values_PN[:4096]]), 1, CPU)
-    counter.add(0, values_PN)
+    counter = Counter(windows or windows_from([values_PN[:4096]]), CPU)
+    counter.add(values_PN)
     return counter.histogram(shard)
 
 
 def recount(values: ArrayLike, histogram: Histogram, *, shard: int = 0) -> FixedCounts:
     """Count values again, in 100 bins from a histogram's minima to its maxima."""
     low, high = histogram.minimum, histogram.maximum
-    counter = FixedCounter(low, high, bins=100, layers=1, device=CPU)
-    counter.add(0, tensor(values))
+    counter = FixedCounter(low, high, bins=100, device=CPU)
+    counter.add(tensor(values))
     return counter.counts(shard)
 
 

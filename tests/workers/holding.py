@@ -3,7 +3,7 @@
 Nothing here uses the code under test: hooks are torch's own, put on the
 projections that the family names.
 
-Shapes: L layers, N neurons of one hookpoint, S sequences, T positions.
+Shapes: L layers, N neurons of one hookpoint, S sequences, T positions, Z buckets of positions.
 """
 
 import hashlib
@@ -34,6 +34,12 @@ def random_values(model: Model, seed: int = 0) -> NDArray[np.float64]:
     return np.random.default_rng((seed, 1)).normal(0.3, 0.5, shape)
 
 
+def random_by_position(model: Model, buckets: int, seed: int = 0) -> NDArray[np.float64]:
+    """Return a random constant for every neuron in every bucket of positions, (Z, L, N)."""
+    shape = (buckets, model.facts.layers, model.facts.neurons)
+    return np.random.default_rng((seed, 2)).normal(0.3, 0.5, shape)
+
+
 def projections(model: Model) -> list[nn.Linear]:
     """Return the attention output projections."""
     return hooks.projections(model, "attn_pre_out")
@@ -59,6 +65,24 @@ def hooked_at(model: Model, which: Held, values_LN: NDArray[np.float64]) -> Iter
     def put_in(layer: int, x_STN: Tensor) -> Tensor:
         x_STN = x_STN.clone()
         x_STN[..., which[layer]] = torch.from_numpy(values_LN[layer, which[layer]]).to(x_STN.dtype)
+        return x_STN
+
+    with hooked(model, put_in):
+        yield
+
+
+@contextmanager
+def hooked_by_position(
+    model: Model, which: Held, values_ZLN: NDArray[np.float64], starts: tuple[int, ...]
+) -> Iterator[None]:
+    """Put constants at the held neurons of every position, one position after another."""
+
+    def put_in(layer: int, x_STN: Tensor) -> Tensor:
+        x_STN = x_STN.clone()
+        for t in range(x_STN.shape[1]):
+            bucket = max(z for z, start in enumerate(starts) if start <= t)
+            constant_H = torch.from_numpy(values_ZLN[bucket, layer, which[layer]])
+            x_STN[:, t, which[layer]] = constant_H.to(x_STN.dtype)
         return x_STN
 
     with hooked(model, put_in):

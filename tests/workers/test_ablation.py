@@ -9,6 +9,7 @@ Shapes: L layers, N neurons of one hookpoint, S sequences, T positions, D output
 
 import copy
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from tests.workers.holding import (
     hooked_at,
     hooks_left,
     projections,
+    random_by_position,
     random_held,
     random_values,
 )
@@ -155,6 +157,13 @@ def test_a_notebook_holds_masked_neurons_given_as_numpy_or_torch(
     assert proof.held == masks.sum()
     with pytest.raises(ValueError, match="masks are int64"):
         ablated(model, masks.astype(np.int64), values).__enter__()
+
+
+def test_constants_by_position_do_not_fold(home: Path) -> None:
+    model = tiny.shared("opt", home)
+    told = order(random_held(model, 0.5), random_by_position(model, 2))
+    with pytest.raises(ValueError, match="Cell c has constants for buckets of positions, 2 of"):
+        checked_by_hook(model, tiny.batch(model, [0]), replace(told, starts=(0, 5)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -14,7 +14,7 @@ from workers import collect, hooks
 from workers.actor import NoModelError, Replica
 from workers.evaluate import evaluate
 from workers.loading import CheckpointError, load
-from workers.messages import Batch, CellOrder, ModelRef
+from workers.messages import Batch, CellOrder, Counted, ModelRef
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,26 @@ def test_a_replica_collects_as_the_library_does(replica: Replica, opt: ModelRef)
     ends = {"low": windows.centre - 1, "high": windows.centre + 1}
     again = replica.recount(batches, site="attn_pre_out", **ends, shard=3)
     assert equal(again, collect.recount(model, batches, site="attn_pre_out", **ends, shard=3))
+
+
+def test_a_replica_counts_strata_and_some_rows_as_the_library_does(
+    replica: Replica, opt: ModelRef
+) -> None:
+    model, batches = load(opt), two(replica)
+    some = Counted(skip_first=2, without=(7,))
+    options = {"site": "attn_pre_out", "bins": 64, "seed": 1, "counted": some}
+    windows = replica.pilot(batches, **options)
+    assert equal(windows, collect.pilot(model, batches, **options))
+    ends = {"site": "attn_pre_out", "low": windows.centre - 1, "high": windows.centre + 1}
+    again = replica.recount(batches, **ends, shard=3, counted=some)
+    assert equal(again, collect.recount(model, batches, **ends, shard=3, counted=some))
+    rows = np.array([0, 5, windows.first.size + 3])
+    by = Counted(by="position", starts=(0, 4))
+    chosen = {"windows": windows.taken(rows % windows.first.size), "rows": rows, "counted": by}
+    counted = replica.collect(batches, site="attn_pre_out", shard=3, **chosen)
+    direct = collect.collect(model, batches, site="attn_pre_out", shard=3, **chosen)
+    assert equal(counted, direct, but=("windows",))
+    assert counted.counts.shape == (3, 64)
 
 
 def test_loading_another_model_lets_the_old_one_go_first(

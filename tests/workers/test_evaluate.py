@@ -1,5 +1,6 @@
 """Evaluation: right against plain code, and the same whatever else shares the call."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,18 @@ from torch import Tensor, nn
 from tests.workers import tiny
 from tests.workers.cells import (
     BUDGET,
+    STARTS,
     activations,
     baseline,
     batches,
+    by_position,
     constant,
     donors,
     one,
     resampled,
     same,
 )
-from tests.workers.holding import hooked, hooked_at
+from tests.workers.holding import hooked, hooked_at, hooked_by_position
 from workers import hooks
 from workers.evaluate import evaluate
 from workers.loading import Model
@@ -90,6 +93,76 @@ def test_constants_are_what_plain_hooks_make_of_them(name: str, home: Path) -> N
 
 
 @families
+def test_constants_by_position_are_what_plain_hooks_make_of_them(name: str, home: Path) -> None:
+    model = tiny.shared(name, home)
+    order = by_position(model, 0.5)
+    assert order.values is not None
+    expected, positions = {}, 0
+    with hooked_by_position(model, order.held, order.values, STARTS):
+        for batch in batches(model):
+            expected |= by_hand(model, batch)
+            attended = batch.attended
+            positions += len(batch.sequence) * 17 if attended is None else int(attended.sum())
+    answer = one(model, order)
+    assert_answer_is(answer, expected)
+    assert answer.told == answer.held == positions * sum(len(held_H) for held_H in order.held)
+    alike = constant(model, 0.5)
+    assert not np.allclose(answer.loss, one(model, alike).loss, rtol=1e-3)
+
+
+@families
+def test_constants_that_are_the_same_in_every_bucket_are_what_the_fold_makes_of_them(
+    name: str, home: Path
+) -> None:
+    model = tiny.shared(name, home)
+    fold = constant(model, 0.5)
+    assert fold.values is not None
+    values_ZLN = np.stack([fold.values] * len(STARTS))
+    answer = one(model, replace(fold, values=values_ZLN, starts=STARTS))
+    expected = one(model, fold)
+    assert np.array_equal(answer.top1, expected.top1)
+    assert np.array_equal(answer.top10, expected.top10)
+    assert np.allclose(answer.loss, expected.loss, rtol=1e-5, atol=0)
+
+
+@given(more=st.sets(st.integers(1, 40)))
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@pytest.mark.parametrize("name", ["opt", "timm-vit"])
+def test_a_bucket_cut_in_two_that_hold_the_same_changes_no_bit(
+    name: str, home: Path, more: set[int]
+) -> None:
+    model = tiny.shared(name, home)
+    order = by_position(model, 0.5)
+    assert order.values is not None
+    finer = tuple(sorted({*STARTS, *more}))
+    bucket_of = [max(z for z, start in enumerate(STARTS) if start <= t) for t in finer]
+    again = one(model, replace(order, starts=finer, values=order.values[bucket_of]))
+    assert same(again, one(model, order))
+
+
+def test_a_position_has_the_same_constant_however_wide_its_batch_is(home: Path) -> None:
+    model = tiny.shared("opt", home)
+    wide, order = tiny.batch(model, [2, 5]), by_position(model, 0.5)  # ten tokens each
+    assert order.values is not None
+    assert wide.attended is not None
+    assert wide.attended.sum(axis=1).tolist() == [10, 10]
+    narrow = Batch(
+        sequence=wide.sequence,
+        inputs=wide.inputs[:, :10],
+        attended=wide.attended[:, :10],
+        targets=wide.targets[:, :10],
+    )
+    order.values[3] = np.nan  # of the positions from 11 on, where there is nothing
+    (answer,) = evaluate(model, [narrow], [order], {}, logits_bytes=BUDGET)
+    order.values[3] = 7.0
+    (padded,) = evaluate(model, [wide], [order], {}, logits_bytes=BUDGET)
+    assert answer.told == padded.told
+    assert np.allclose(answer.loss, padded.loss, rtol=1e-5, atol=0)
+
+
+@families
 def test_donors_are_what_plain_hooks_make_of_them(name: str, home: Path) -> None:
     model = tiny.shared(name, home)
     order = resampled(model, 0.5)
@@ -126,6 +199,7 @@ def test_an_answer_does_not_depend_on_the_other_cells_or_on_their_order(
         baseline(model),
         constant(model, 0.3),
         constant(model, 1.0, seed=2),
+        by_position(model, 0.3),
         resampled(model, 0.3),
         resampled(model, 1.0, seed=3),
         resampled(model, 0.3, name="strangers"),
@@ -141,7 +215,8 @@ def test_an_answer_does_not_depend_on_the_other_cells_or_on_their_order(
 @families
 def test_an_answer_does_not_depend_on_the_order_of_batches(name: str, home: Path) -> None:
     model = tiny.shared(name, home)
-    orders = [baseline(model), constant(model, 0.5), resampled(model, 0.5)]
+    held = [make(model, 0.5) for make in (constant, by_position, resampled)]
+    orders = [baseline(model), *held]
     forwards = evaluate(
         model, batches(model), orders, {"others": donors(model)}, logits_bytes=BUDGET
     )
@@ -155,8 +230,9 @@ def test_an_answer_does_not_depend_on_the_order_of_batches(name: str, home: Path
 @families
 def test_the_same_cells_again_give_the_same_bits(name: str, home: Path) -> None:
     model = tiny.shared(name, home)
-    first = [one(model, order) for order in (constant(model, 0.5), baseline(model))]
-    again = [one(model, order) for order in (constant(model, 0.5), baseline(model))]
+    orders = constant(model, 0.5), by_position(model, 0.5), baseline(model)
+    first = [one(model, order) for order in orders]
+    again = [one(model, order) for order in orders]
     assert all(map(same, first, again))
 
 

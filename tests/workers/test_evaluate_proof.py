@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 from tests.workers import tiny
 from tests.workers.cells import (
     BUDGET,
+    STARTS,
     activations,
     baseline,
     batches,
+    by_position,
     constant,
     donors,
     one,
@@ -57,12 +60,45 @@ def test_held_elements_are_the_donors_and_all_others_are_left_alone(name: str, h
         assert not torch.equal(bare_STN[chosen_STN], donor_STN[chosen_STN])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@families
+def test_held_elements_are_their_positions_constants_and_all_others_are_left_alone(
+    name: str, dtype: Literal["float32", "bfloat16", "float16"], home: Path
+) -> None:
+    model = tiny.model(name, home, dtype)
+    order, seen = by_position(model, 0.5), []
+    assert order.values is not None
+    order.values.setflags(write=False)  # as tables are that lie in a mapped file
+    projection = hooks.projections(model, "attn_pre_out")[0]  # its input without us is known
+    watch = projection.register_forward_hook(lambda _, args, __: seen.append(args[0].clone()))
+    try:
+        answer = one(model, order)
+    finally:
+        watch.remove()
+    told_N, told = torch.zeros(model.facts.neurons, dtype=torch.bool), 0
+    told_N[torch.from_numpy(order.held[0])] = True
+    for x_STN, batch in zip(seen, batches(model), strict=True):
+        sequences, positions = x_STN.shape[:2]
+        bare_STN = activations(model, batch)[0]
+        for s in range(sequences):
+            for t in range(positions):
+                if batch.attended is not None and not batch.attended[s, t]:
+                    assert torch.equal(x_STN[s, t], bare_STN[s, t])
+                    continue
+                bucket = max(z for z, start in enumerate(STARTS) if start <= t)
+                constant_N = torch.tensor(order.values[bucket, 0], dtype=model.dtype)
+                assert torch.equal(x_STN[s, t, told_N], constant_N[told_N])
+                assert torch.equal(x_STN[s, t, ~told_N], bare_STN[s, t, ~told_N])
+                told += sum(len(held_H) for held_H in order.held)
+    assert answer.told == answer.held == told
+
+
 def test_the_donors_pass_is_made_once_for_each_batch_however_many_cells(
     home: Path,
 ) -> None:
     model = tiny.shared("opt", home)
     orders = [resampled(model, share, seed) for share in (0.2, 0.6, 1) for seed in (0, 1)]
-    orders += [constant(model, 0.5), baseline(model)]
+    orders += [constant(model, 0.5), by_position(model, 0.5), baseline(model)]
     passes: list[int] = []
     watch = model.module.register_forward_hook(lambda *_: passes.append(1))
     try:
@@ -79,7 +115,7 @@ def test_a_loss_that_is_not_a_number_is_counted_and_not_raised(home: Path) -> No
     answers = evaluate(
         model,
         batches(model),
-        [baseline(model), constant(model, 0.5), resampled(model, 0.5)],
+        [baseline(model), *(make(model, 0.5) for make in (constant, by_position, resampled))],
         {"others": donors(model)},
         logits_bytes=BUDGET,
     )
@@ -112,6 +148,8 @@ def test_a_replacement_that_touched_nothing_is_refused(
     )
     with pytest.raises(AblationError, match=r"3744 activations were to be replaced .* 288 were"):
         one(model, resampled(model, 0.5))
+    with pytest.raises(AblationError, match=r"3744 activations .* by constants; 0 were"):
+        one(model, by_position(model, 0.5))
 
 
 def test_a_hook_that_undoes_the_replacement_is_refused(
@@ -143,8 +181,8 @@ def test_an_error_half_way_leaves_the_model_as_it_was(
 ) -> None:
     model = tiny.shared("mistral", home)
     before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-    orders = [constant(model, 0.5), resampled(model, 0.5)]
-    for passes in range(4):
+    orders = [make(model, 0.5) for make in (constant, by_position, resampled)]
+    for passes in range(5):
         left = [True] * passes
 
         def fail(*_: object, left: list[bool] = left) -> None:
@@ -196,3 +234,31 @@ def test_what_does_not_fit_together_is_refused(home: Path) -> None:
     refused("held in 2 layers", order=replace(order, held=order.held[1:]))
     refused("neither values nor donors", order=replace(order, donors=None))
     refused("both values and donors", order=replace(constant(model, 0.5), donors="others"))
+
+
+def test_constants_by_position_that_do_not_fit_are_refused(home: Path) -> None:
+    model = tiny.shared("opt", home)
+    order = by_position(model, 0.5)
+    values_ZLN = order.values
+    assert values_ZLN is not None
+
+    def refused(said: str, **changes: Any) -> None:
+        with pytest.raises(ValueError, match=said):
+            one(model, replace(order, **changes))
+
+    said = r"buckets that start at the positions .* Give one start for every bucket"
+    refused(said, starts=(0, 1, 4))
+    refused(said, starts=(1, 2, 4, 11))
+    refused(said, starts=(0, 4, 4, 11))
+    refused(said, starts=(0, 4, 1, 11))
+    refused(said, starts=(-1, 0, 4, 11))
+    refused(said, starts=(), values=values_ZLN[:0])
+    refused(said, values=values_ZLN[0])
+    refused(said, values=None, donors="others")
+    refused(r"values have shape \(4, 3, 32\)", starts=None)
+    refused(r"values have shape \(2, 32\); this model has 3 layers", values=values_ZLN[:, :2])
+    refused("held in 2 layers", held=order.held[1:])
+
+    neuron = order.held[1][0]
+    values_ZLN[2, 1, neuron] = np.nan
+    refused(f"Neuron {neuron} of layer 1 was to be held at nan from position 4 on")

@@ -1,0 +1,69 @@
+"""Parts: which part of a plan is to be done now.
+
+A run folder belongs to a whole sweep. One may ask for a part of it: for the
+cells of a condition, or for the statistics alone. What that part needs is done
+with it; the rest stays in the plan and is done another time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import polars as pl
+
+from orchestrator.mistakes import Mistake, SpecError
+from orchestrator.plan import Plan, with_cells
+from orchestrator.tables import SCHEMAS
+from orchestrator.tasks import Task
+from orchestrator.upkeep import cells_table
+
+
+def with_condition(made: Plan, condition: str | None) -> Plan:
+    """Return the plan with the cells of an SQL condition on the cells table alone; None: all.
+
+    Raises SpecError if it is no condition, or no cell has it.
+    """
+    if condition is None:
+        return made
+    table = pl.from_arrow(cells_table(made))
+    try:
+        kept = pl.SQLContext(cells=table).execute(
+            f"SELECT DISTINCT cell FROM cells WHERE {condition}", eager=True
+        )
+    except (pl.exceptions.PolarsError, ValueError) as error:
+        columns = ", ".join(SCHEMAS["cells"].names)
+        why = str(error).splitlines()[0].split(";")[0]  # Polars goes on with its own plan
+        message = f"{condition!r} is not a condition on the cells: {why}. Columns: {columns}"
+        raise SpecError([Mistake(path="--only", message=message)]) from None
+    if kept.is_empty():
+        raise SpecError([Mistake(path="--only", message=f"no cell has {condition}")])
+    wanted = set(kept["cell"])
+    return with_cells(made, {n: c for n, c in made.cells.items() if n in wanted})
+
+
+def statistics_alone(made: Plan) -> Plan:
+    """Return the part of a plan that makes statistics of unablated models.
+
+    Those that are collected again while neurons are held belong to the cells: they come after
+    centres and held orders.
+    """
+    makes = {task.file: task for task in made.tasks}
+    wanted: set[str] = set()
+    for task in made.tasks:
+        if task.file.startswith("statistics/"):
+            needed = _with_needs(task, makes)
+            if not any(file.startswith(("centres/", "selections/")) for file in needed):
+                wanted |= needed
+    tasks = tuple(task for task in made.tasks if task.file in wanted)
+    return replace(with_cells(made, {}), tasks=tasks)
+
+
+def _with_needs(task: Task, makes: Mapping[str, Task]) -> set[str]:
+    """Return the file of a task and of all that it comes after, near or far."""
+    needed: set[str] = set()
+    wanted = [task.file]
+    while wanted:
+        file = wanted.pop()
+        if file not in needed:
+            needed.add(file)
+            wanted += makes[file].after
+    return needed

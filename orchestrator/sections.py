@@ -1,0 +1,197 @@
+"""Sections: the parts of a sweep file, each with its defaults.
+
+Strict types, so that a `no` cannot become False unnoticed; no unknown keys; immutable.
+What a section cannot know of the others is checked in `orchestrator.spec` and, where
+models and sources must be looked at, in `orchestrator.plan`.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from orchestrator import notation
+
+SHORTEST = 16
+"""Positions of the shortest window that is kept: shorter ones say little and pad much."""
+DEFAULT_SEQUENCES = {"collect": 256, "evaluate": 64}
+
+
+class Section(BaseModel):
+    """A mapping of the file: strict types, no unknown keys, immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class ModelSpec(Section):
+    """One model: a bundled one (`zoo:opt`), a local folder, or a hub id with its revision."""
+
+    id: str = Field(min_length=1)
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    data: str | None = None
+    """Name of its data source; the first that fits its modality when None."""
+    shards: Literal[1] = 1
+
+
+class RoleSpec(Section):
+    """How much of a source one role takes, and from which split."""
+
+    split: str | None = None
+    sequences: int | None = Field(default=None, gt=0)
+    tokens: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.sequences is not None and self.tokens is not None:
+            raise ValueError("both `sequences` and `tokens` are given; keep one")
+        return self
+
+
+class DataSpec(Section):
+    """A named source and what each role takes of it."""
+
+    source: str = Field(min_length=1)
+    """`zoo:text`, `zoo:digits`, or a JSON-lines file (`file.jsonl`)."""
+    text: str = "text"
+    """JSON lines: the key of the text."""
+    document: str | None = None
+    """JSON lines: the key that names a document; the line number when None."""
+    collect: RoleSpec = RoleSpec()
+    evaluate: RoleSpec = RoleSpec()
+    sequence_length: int | None = Field(default=None, ge=SHORTEST)
+    """Positions of a window, special tokens included; the model's own window when None."""
+    bos: Literal["every_window", "first", "none"] = "every_window"
+    """Text: which windows of a document begin with the tokenizer's bos token."""
+
+    def positions(self, role: Literal["collect", "evaluate"], window: int) -> int:
+        """Return about how many positions a role takes of a source, for windows of this length."""
+        asked: RoleSpec = getattr(self, role)
+        length = self.sequence_length or window
+        return asked.tokens or (asked.sequences or DEFAULT_SEQUENCES[role]) * length
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Self:
+        if self.collect.split is not None and self.collect.split == self.evaluate.split:
+            raise ValueError(
+                f"`collect` and `evaluate` both take split {self.collect.split!r}, so the same"
+                " documents; statistics and scores must come from different ones. Name two splits,"
+                " or none to have the documents divided by hash"
+            )
+        if (self.collect.split is None) != (self.evaluate.split is None):
+            raise ValueError(
+                "a split is named for one of `collect` and `evaluate` only, so the same documents"
+                " could be in both; name both splits or none"
+            )
+        return self
+
+
+class MethodSpec(Section):
+    """One way to replace a neuron's value, with its parameters."""
+
+    method: str
+    parameters: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """The name used in `contrasts` and figures: `peak` or `peak(paper)`."""
+        values = [v for v in self.parameters.values() if v not in notation.USUAL]
+        return f"{self.method}({', '.join(values)})" if values else self.method
+
+    @property
+    def constant(self) -> bool:
+        """Whether it holds a neuron at a constant, rather than at another input's activations."""
+        return self.method != "resample"
+
+    @property
+    def by_position(self) -> bool:
+        """Whether the constant differs between buckets of positions."""
+        return self.parameters.get("by") == "position"
+
+    @property
+    def published(self) -> bool:
+        """Whether it needs counts in the bins of the published peak."""
+        return self.parameters.get("estimator", "").startswith("paper")
+
+
+class Seeds(Section):
+    """Which random draws: neurons held (masks), donors, noise, and corruption for masked models."""
+
+    masks: tuple[int, ...] = tuple(range(10))
+    donors: tuple[int, ...] = (0,)
+    noise: tuple[int, ...] = (0,)
+    masking: int = Field(default=0, ge=0, le=notation.LARGEST_SEED)
+
+
+class Positions(Section):
+    """Which positions are counted. What a model is fed is the data's business, not this one's."""
+
+    skip_first: int = Field(default=0, ge=0)
+    """Positions at the start of every sequence that are left out: attention sinks, class tokens."""
+    specials: Literal["in", "out"] = "in"
+    """Text: whether the tokens bos, eos and pad are counted; never where they are padding."""
+
+
+class Strata(Section):
+    """Groups of positions with statistics of their own."""
+
+    by: Literal["position", "class"]
+    buckets: int | tuple[int, ...] | None = None
+    """Position: how many buckets of equal width, or their first positions; each when None."""
+
+
+class Statistics(Section):
+    """What activations are counted, how, and how well their statistics are known."""
+
+    data: str | None = None
+    """Name of the source that statistics are collected on; the model's own when None."""
+    mode: Literal["one_shot", "layers_in_sequence", "per_fraction"] = "one_shot"
+    """One shot: of the unablated model. Layers in sequence: each layer's with the layers below it
+    held. Per fraction: with the next smaller fraction held."""
+    positions: Positions = Positions()
+    strata: Annotated[
+        tuple[Annotated[Strata, BeforeValidator(notation.strata)], ...],
+        BeforeValidator(notation.as_tuple),
+    ] = ()
+    """Statistics of parts of the data, beside those of the whole."""
+    intervals: bool | Literal["auto"] = "auto"
+    """Jackknife intervals; auto: for as many neurons as `orchestrator.collection` states."""
+    bins: Literal[64, 128, 256, 512, 1024] = 256
+    shards: int = Field(default=16, ge=1, le=64)
+    """Fixed sets of whole documents: the unit of collection, of retry and of the jackknife."""
+    pilot_positions: int = Field(default=4096, ge=64)
+    """Positions that the pilot looks at to place the bins."""
+    pilot_documents: int = Field(default=64, ge=1)
+    """Documents that these come from, at least, if there are as many; classes in turns."""
+    pilot_seed: int = Field(default=0, ge=0, le=notation.LARGEST_SEED)
+
+    @property
+    def positional(self) -> Strata | None:
+        """The strata of positions, if asked for."""
+        return next((s for s in self.strata if s.by == "position"), None)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        kinds = [s.by for s in self.strata]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"strata by {kinds[0]} stand twice; keep one")
+        return self
+
+
+class Evaluation(Section):
+    """How cells are scored. Batch shapes are part of a cell's name."""
+
+    batch_tokens: int = Field(default=2048, ge=1)
+    """Positions fed together, padding included."""
+    logits_bytes: int = Field(default=32 * 2**20, ge=2**16)
+    """Most bytes of logits held at once, in fp32."""
+
+
+class Cluster(Section):
+    """What a replica asks of the cluster; none of it changes a number."""
+
+    workers: int | None = Field(default=None, ge=1)
+    """Replicas at once; as many as fit when None."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    ready_seconds: float = Field(default=300.0, gt=0)
+    """How long a replica may take to get ready."""

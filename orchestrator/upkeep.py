@@ -1,0 +1,62 @@
+"""Upkeep: what a run folder says about itself, and what no longer counts in it.
+
+A folder is worked on again and again: after an interruption, after an edit of
+the sweep, for its statistics first and for its cells later. Each time it is
+brought in line with the whole sweep, whichever part of it is done next: one
+plan, one version of every table.
+"""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from orchestrator import resume
+from orchestrator.names import slug
+from orchestrator.plan import Plan
+from orchestrator.spec import as_yaml
+from orchestrator.store import Store, parquet, rows
+from orchestrator.tables import SCHEMAS
+
+
+def tidy(made: Plan, store: Store, tell: Callable[..., None]) -> None:
+    """Take out of the run folder what no longer counts, and tell of it."""
+    found = resume.left(made, store)
+    for file in found.broken:
+        tell("broken", file=file)
+    for file in found.stale:
+        tell("stale", file=file)
+        store.delete(file)
+    # Tables of an earlier version of the sweep would stand beside this one's under the same names.
+    named = {task.file for task in made.tasks}
+    for kind in ("donors", "selections", "statistics", "centres"):
+        for file in set(store.files(kind)) - named:
+            tell("superseded", file=file)
+            store.delete(file)
+    # Results without an execution, as a crash between the two commits leaves them, don't count.
+    kept = {resume.results_of(f) for f in store.files("executions")}
+    for file in set(store.files("results")) - kept:
+        store.delete(file)
+
+
+def write_plan(made: Plan, store: Store) -> None:
+    """Write what the run folder says about itself."""
+    store.replace("sweep.yaml", as_yaml(made.spec).encode())
+    store.replace("cells.parquet", parquet(cells_table(made)))
+    store.replace("plan.parquet", parquet(_plan_table(made)))
+
+
+def cells_table(made: Plan) -> pa.Table:
+    """Return the cells table of a plan."""
+    columns = {c: [r[c] for r in made.rows] for c in SCHEMAS["cells"].names}
+    return rows("cells", columns, len(made.rows))
+
+
+def _plan_table(made: Plan) -> pa.Table:
+    """Return one row per task; a cell is a task whose file is any part of its model's."""
+    tasks = [(t.name, t.stage, t.kind, t.label, t.arguments["model"], t.file) for t in made.tasks]
+    tasks += [
+        (c.name, "evaluate", "cell", c.label, c.model, f"executions/{slug(c.model)}")
+        for c in made.cells.values()
+    ]
+    names = SCHEMAS["plan"].names
+    return rows("plan", dict(zip(names, zip(*tasks, strict=True), strict=True)), len(tasks))
