@@ -121,6 +121,14 @@ def test_a_value_too_small_to_be_scaled_down_keeps_its_side_of_zero(exponent):
     assert not plainly
 
 
+def test_indices_that_float32_cannot_tell_apart_are_counted_exactly():
+    far = -(2**24) + 2
+    windows = Windows(exponent=np.full(4, -10, np.int32), first=np.full(4, far), bins=4)
+    h, plainly = both_ways(tensor(np.full((2, 4), (far + 1) * 2.0**-10)), windows)
+    assert h.counts.tolist() == [[0, 2, 0, 0]] * 4
+    assert not plainly
+
+
 def test_every_neuron_is_counted_in_its_own_row():
     values_PN = np.arange(12.0).reshape(4, 3)
     windows = Windows(exponent=np.zeros(3, np.int32), first=np.arange(0, 6, 2), bins=24)
@@ -137,7 +145,7 @@ def test_blocks_of_one_batch_may_be_counted_in_different_ways():
     neurons, positions = 300, 1500  # seven blocks
     values = torch.randn(positions, neurons, generator=generator)
     values[700, 3], values[701, 4], values[702, 5] = torch.nan, torch.inf, -torch.inf
-    values[1400, 6], values[10, 7] = 3e38, 0.0
+    values[1400, 6], values[10, 7], values[1300, 9] = 3e38, 0.0, 1e20
     exponent = np.full(neurons, -5, np.int32)
     exponent[8] = -7
     first = np.full(neurons, -128)
