@@ -93,14 +93,15 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
     source = statistics.data or data
     strata = [stratified(plan.spec, facts, source, by) for by in ("position", "class")]
     counted = [rows, *(rows * len(s.starts) for s in strata if s is not None)]
-    # A count is int32 while counting and int64 once it is shipped; beside each neuron's counts
-    # lie windows, moments and extremes.
-    histogram = max(counted) * (statistics.bins * 12 + 200)
-    pilot = statistics.pilot_positions * rows * width
+    # A count is int32 while counting; then layers are put together as int64, and narrowed for the
+    # file (measured: 26 bytes a bin). Beside them lie windows, moments of every shard, extremes.
+    beside = 200 + 48 * statistics.shards
+    histogram = max(counted) * (statistics.bins * 28 + beside)
+    pilot = statistics.pilot_positions * rows * width * 2  # in parts, and joined
     work = max(donors + evaluation.logits_bytes * 3, histogram, pilot)
     collected = plan.spec.data[source].positions("collect", facts.window)
     evaluated = plan.spec.data[data].positions("evaluate", facts.window)
-    partial = max(counted) * (statistics.bins * 8 + 200)
+    partial = max(counted) * (statistics.bins * 8 + beside)
     sequences = evaluated // (plan.spec.data[data].sequence_length or facts.window)
     under = sum(t.kind == "under" for t in plan.tasks if t.model == ref)
     # Shards, and an eighth as many merges again; a row of results has about 70 bytes.

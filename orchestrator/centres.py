@@ -43,7 +43,11 @@ def centres(task: Task, store: Store) -> dict[str, object]:
     layers = a["layers"]
     value_R = _values(task, store)
     neurons = a["neurons"]
-    lost = np.flatnonzero(~np.isfinite(value_R))
+    known_R = np.isfinite(value_R)
+    # A bucket without a single value, as at the end of long windows, matters only if it is reached.
+    reached_R = np.repeat(known_R.reshape(-1, layers * neurons).any(axis=1), layers * neurons)
+    alone = value_R.size == layers * neurons
+    lost = np.flatnonzero(~known_R & (reached_R | alone))
     if lost.size:
         plane, neuron = divmod(int(lost[0]), neurons)
         layer = plane % layers
@@ -88,10 +92,10 @@ def centre(histogram: Histogram, method: str, estimator: str) -> NDArray[np.floa
     return half_sample(histogram) if estimator == "half_sample" else smooth(histogram).value
 
 
-def values(table: pa.Table, layers: int, strata: int = 1) -> NDArray[np.float64]:
-    """Return a centres table as an array, (L, N), or (Z, L, N) where there are Z > 1 strata."""
+def values(table: pa.Table, layers: int, strata: int | None = None) -> NDArray[np.float64]:
+    """Return a centres table as an array, (L, N), or (Z, L, N) for Z strata."""
     value_R = table.column("value").to_numpy()
-    shape = (layers, -1) if strata == 1 else (strata, layers, -1)
+    shape = (layers, -1) if strata is None else (strata, layers, -1)
     return np.asarray(value_R.reshape(shape))
 
 

@@ -33,7 +33,7 @@ class Draft:
         self.spec, self.ref = spec, ref
         self.slug = slug(ref.name)
         self.tasks: list[Task] = []
-        self._made: set[str] = set()
+        self._made: dict[str, str] = {}
 
     def add(
         self,
@@ -52,21 +52,25 @@ class Draft:
     ) -> Made:
         """Add a task unless it is there, and return what it makes."""
         made = self.named(kind, recipe, folder, file, ending)
-        if made.file not in self._made:
-            self._made.add(made.file)
-            self.tasks.append(
-                Task(
-                    name=made.name,
-                    stage=stage,
-                    kind=kind,
-                    label=f"{self.ref.name} {label}",
-                    file=made.file,
-                    model=self.ref if on_model else None,
-                    after=tuple(a.file for a in after),
-                    arguments={"model": self.ref.name, **arguments},
-                    cost=cost,
-                )
+        there = self._made.get(made.file)
+        if there == made.name:
+            return made
+        if there is not None:
+            raise RuntimeError(f"{made.file} would be made by {there} and by {made.name}")
+        self._made[made.file] = made.name
+        self.tasks.append(
+            Task(
+                name=made.name,
+                stage=stage,
+                kind=kind,
+                label=f"{self.ref.name} {label}",
+                file=made.file,
+                model=self.ref if on_model else None,
+                after=tuple(a.file for a in after),
+                arguments={"model": self.ref.name, **arguments},
+                cost=cost,
             )
+        )
         return made
 
     def named(

@@ -181,7 +181,7 @@ class Host:
         file, starts = cell.get("centres"), cell.get("starts")
         values = None
         if isinstance(file, str):
-            strata = len(starts) if starts else 1
+            strata = len(starts) if starts else None
             values = centres.values(self._table(file), self.ref.facts.layers, strata)
         donors = cell.get("donors")
         return CellOrder(

@@ -29,7 +29,7 @@ ALGORITHM: Mapping[str, int] = {
     "merge_fixed": 2,
     "under": 1,
     "statistics": 2,
-    "centres": 1,
+    "centres": 2,
     "cell": 1,
 }
 

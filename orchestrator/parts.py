@@ -43,15 +43,14 @@ def with_condition(made: Plan, condition: str | None) -> Plan:
 def statistics_alone(made: Plan) -> Plan:
     """Return the part of a plan that makes statistics of unablated models.
 
-    Those that are collected again while neurons are held belong to the cells: they come after
-    centres and held orders.
+    Those that are collected again while neurons are held belong to the cells.
     """
     makes = {task.file: task for task in made.tasks}
     wanted: set[str] = set()
     for task in made.tasks:
         if task.file.startswith("statistics/"):
             needed = _with_needs(task, makes)
-            if not any(file.startswith(("centres/", "selections/")) for file in needed):
+            if not any(makes[file].kind == "under" for file in needed):
                 wanted |= needed
     tasks = tuple(task for task in made.tasks if task.file in wanted)
     return replace(with_cells(made, {}), tasks=tasks)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator import inspection, sources
 from orchestrator.cells import Cell, points
+from orchestrator.fitting import misfits
 from orchestrator.graph import Builder
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.names import name, slug
@@ -19,7 +20,6 @@ from orchestrator.sections import DataSpec, ModelSpec
 from orchestrator.spec import Spec
 from orchestrator.tasks import Task
 from workers.messages import ModelFacts, ModelRef
-from workers.selection import count
 
 THREADS = 1
 """Threads of a replica on CPUs; fixed, because float sums depend on it."""
@@ -53,8 +53,7 @@ def make(spec: Spec, *, base: Path, device: str, fetch: bool = False) -> Plan:
         mistakes += _collected(spec, refs, found)
         spec, more = _fill_data(spec, refs, found)
         mistakes += more
-    mistakes += _fractions(spec, refs)
-    mistakes += _settings(spec, refs)
+    mistakes += misfits(spec, refs)
     if mistakes:
         raise SpecError(mistakes)
     tasks: list[Task] = []
@@ -113,8 +112,14 @@ def _ref(model: ModelSpec, folder: Path, facts: ModelFacts, device: str) -> Mode
 
 
 def _sources(spec: Spec, base: Path) -> tuple[dict[str, sources.Source], list[Mistake]]:
-    found, mistakes = {}, []
+    found: dict[str, sources.Source] = {}
+    mistakes: list[Mistake] = []
+    slugs: dict[str, str] = {}
     for key, data in spec.data.items():
+        twin = slugs.setdefault(slug(key), key)
+        if twin != key:
+            message = f"{key!r} and {twin!r} would share a file; rename one"
+            mistakes.append(Mistake(path=f"data.{key}", message=message))
         try:
             source = sources.find(data.source, base=base, text=data.text, document=data.document)
         except sources.SourceError as error:
@@ -197,53 +202,6 @@ def _misfit(facts: ModelFacts, data: DataSpec, source: sources.Source) -> str | 
     if data.sequence_length is not None and data.sequence_length > facts.window:
         return f"asks for {data.sequence_length} positions; the model takes {facts.window} at most"
     return None
-
-
-def _settings(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
-    """Return what is wrong between settings and the models they are meant for."""
-    found = [
-        Mistake(
-            path="evaluation.batch_tokens",
-            message=f"{spec.evaluation.batch_tokens} is less than one window of {model.id}"
-            f" ({window} positions); allow at least that many",
-        )
-        for model in spec.models
-        if model.id in refs and model.data in spec.data
-        for window in [spec.data[model.data].sequence_length or refs[model.id].facts.window]
-        if spec.evaluation.batch_tokens < window
-    ]
-    found += [
-        Mistake(
-            path="evaluation.logits_bytes",
-            message=f"{spec.evaluation.logits_bytes} bytes do not hold the logits of one position"
-            f" of {ref.name}; allow at least {4 * ref.facts.vocabulary}",
-        )
-        for ref in refs.values()
-        if spec.evaluation.logits_bytes < 4 * ref.facts.vocabulary
-    ]
-    found += [
-        Mistake(
-            path="statistics.bins",
-            message=f"{spec.statistics.bins} bins are finer than {ref.dtype} can tell apart"
-            f" ({ref.name}); use 256 at most, or float32",
-        )
-        for ref in refs.values()
-        if ref.dtype == "bfloat16" and spec.statistics.bins > 256
-    ]
-    return found
-
-
-def _fractions(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
-    return [
-        Mistake(
-            path="fractions",
-            message=f"{fraction} of the {ref.facts.neurons} neurons of a layer of {ref.name} holds"
-            f" nothing; the least that holds one is {1 / (2 * ref.facts.neurons):.4g}",
-        )
-        for ref in refs.values()
-        for fraction in spec.fractions
-        if fraction and not count(fraction, ref.facts.neurons)
-    ]
 
 
 def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:

@@ -92,15 +92,22 @@ class Store:
         return self.path(file).exists()
 
     def whole(self, file: str) -> bool:
-        """Whether a Parquet or Arrow file is there from its first byte to its last."""
-        magic = _MAGIC[Path(file).suffix]
+        """Whether a Parquet or Arrow file is there from its first byte to its last.
+
+        Raises StoreError if that cannot be told: what cannot be read now is not cut short.
+        """
+        path, magic = self.path(file), _MAGIC[Path(file).suffix]
         try:
-            with self.path(file).open("rb") as content:
+            if path.stat().st_size < 2 * len(magic):
+                return False
+            with path.open("rb") as content:
                 head = content.read(len(magic))
                 content.seek(-len(magic), os.SEEK_END)
                 return head == content.read() == magic
-        except OSError:  # not there, or shorter than its own mark
+        except FileNotFoundError:
             return False
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
 
     def commit(self, file: str, content: bytes | Writer) -> bool:
         """Commit a file, or what a writer writes, unless it is there; return whether this did it.

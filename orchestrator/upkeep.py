@@ -17,6 +17,9 @@ from orchestrator.spec import as_yaml
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tables import SCHEMAS
 
+LABELLED = ("donors", "selections", "statistics", "centres")
+"""Folders of tables that have one version each, and say which source they are of."""
+
 
 def tidy(made: Plan, store: Store, tell: Callable[..., None]) -> None:
     """Take out of the run folder what no longer counts, and tell of it."""
@@ -28,14 +31,25 @@ def tidy(made: Plan, store: Store, tell: Callable[..., None]) -> None:
         store.delete(file)
     # Tables of an earlier version of the sweep would stand beside this one's under the same names.
     named = {task.file for task in made.tasks}
-    for kind in ("donors", "selections", "statistics", "centres"):
+    for kind in LABELLED:
         for file in set(store.files(kind)) - named:
             tell("superseded", file=file)
             store.delete(file)
+    _relabelled(made, store, tell)
     # Results without an execution, as a crash between the two commits leaves them, don't count.
     kept = {resume.results_of(f) for f in store.files("executions")}
     for file in set(store.files("results")) - kept:
         store.delete(file)
+
+
+def _relabelled(made: Plan, store: Store, tell: Callable[..., None]) -> None:
+    """Forget tables that call their source by a name the sweep has changed since."""
+    for task in made.tasks:
+        if task.file.split("/")[0] in LABELLED and store.exists(task.file):
+            labels = store.table(task.file, ["data"]).column("data").slice(0, 1).to_pylist()
+            if labels and labels[0] != task.arguments["data_name"]:
+                tell("superseded", file=task.file)
+                store.delete(task.file)
 
 
 def write_plan(made: Plan, store: Store) -> None:

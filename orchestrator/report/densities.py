@@ -32,6 +32,8 @@ def densities(panels: Sequence[tuple[str, Activations]], methods: Sequence[str])
         for name in [*average.marks, *(m for neuron in neurons for m in neuron.marks)]
     }
     names = [name for name in methods if name in marked]
+    if not names:  # constants by position have no one place to be marked at
+        return None
     data: Data = {}
     rows = [
         beside(

@@ -67,16 +67,16 @@ def test_counting_may_need_more_than_evaluating(prime) -> None:  # type: ignore[
     statistics = {"bins": 1024, "shards": 2, "pilot_positions": 64}
     (need,) = budgeting.budget(prime(evaluation=evaluation, statistics=statistics)).needs
     fixed = PARAMETERS * 4 + LAYERS * NEURONS * D_MODEL * 4 + WINDOW * D_MODEL * 24 * 4
-    histogram = LAYERS * NEURONS * (1024 * 12 + 200)
+    histogram = LAYERS * NEURONS * (1024 * 28 + 200 + 48 * 2)
     assert need.replica_bytes == PROCESS_BYTES + fixed + histogram
-    assert need.partial_bytes == LAYERS * NEURONS * (1024 * 8 + 200)
+    assert need.partial_bytes == LAYERS * NEURONS * (1024 * 8 + 200 + 48 * 2)
 
 
 def test_the_pilot_may_need_more_than_either(prime) -> None:  # type: ignore[no-untyped-def]
     statistics = {"bins": BINS, "shards": 2, "pilot_positions": 99_991}
     (need,) = budgeting.budget(prime(statistics=statistics)).needs
     fixed = PARAMETERS * 4 + LAYERS * NEURONS * D_MODEL * 4 + BATCH * D_MODEL * 24 * 4
-    assert need.replica_bytes == PROCESS_BYTES + fixed + 99_991 * LAYERS * NEURONS * 4
+    assert need.replica_bytes == PROCESS_BYTES + fixed + 2 * 99_991 * LAYERS * NEURONS * 4
 
 
 def test_a_gpu_does_not_hold_the_process(prime) -> None:  # type: ignore[no-untyped-def]

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.collection import GROUP_ROWS, counted, stratified
+from orchestrator.draft import Draft
 from orchestrator.mistakes import SpecError
 from orchestrator.plan import Plan
 from orchestrator.tables import stratum_names
@@ -161,3 +162,13 @@ def test_statistics_of_another_source_are_of_its_documents_alone(base: Path) -> 
 def test_an_unknown_source_of_statistics_is_refused(base: Path) -> None:
     with pytest.raises(SpecError, match=r"statistics.data: no data source is named 'nowhere'"):
         planned.make(base, statistics={"data": "nowhere"})
+
+
+def test_a_draft_writes_no_file_for_two_recipes(base: Path) -> None:
+    made = planned.make(base)
+    draft = Draft(made.spec, made.models["a"])
+    draft.add("prepare", "data", "", {"x": 1}, {}, folder="data", file="data/a.parquet")
+    draft.add("prepare", "data", "", {"x": 1}, {}, folder="data", file="data/a.parquet")
+    assert len(draft.tasks) == 1
+    with pytest.raises(RuntimeError, match="would be made by"):
+        draft.add("prepare", "data", "", {"x": 2}, {}, folder="data", file="data/a.parquet")

@@ -281,3 +281,16 @@ def test_a_json_file_that_is_not_there_is_empty(store: Store) -> None:
     assert store.read_json("a.json") == {"k": 1}
     assert store.read_json("b.json") == {}
     assert store.read_json("c.json") == {}
+
+
+def test_a_file_that_cannot_be_read_now_is_not_taken_for_cut_short(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.commit("a.parquet", parquet(pa.table({"x": [1]})))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StoreError, match="Too many open files"):
+        store.whole("a.parquet")
