@@ -5,6 +5,7 @@ process, so a debugger stops where the error is; `run --local` and most tests
 use it. Its numbers are those of a cluster.
 """
 
+import os
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -71,6 +72,12 @@ def _attempt(worker: int | None, task: Task, act: Callable[[], dict[str, object]
         text = "".join(traceback.format_exception(error))
         storage = isinstance(error, StoreError)
         return Raised(worker=worker, task=task, error=repr(error), traceback=text, storage=storage)
+
+
+def machine() -> dict[str, float]:
+    """Return what this process has, as a cluster would say it: memory in bytes."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {"CPU": 1, "GPU": float(torch.cuda.is_available()), "memory": float(memory)}
 
 
 def refuse_missing(device: str) -> None:

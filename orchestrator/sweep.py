@@ -235,6 +235,7 @@ def _pool(
         from orchestrator import local_pool  # torch: seconds that Ray's driver spares
 
         local_pool.refuse_missing(made.spec.cluster.device)
+        budget.workers(made, local_pool.machine(), asked=1)
         yield local_pool.LocalPool(store), made
         return
     with ray_pool.connected(address):

@@ -115,7 +115,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             *((c, _float) for c in ("peak_05", "peak_10", "peak_20")),
             ("peak_stable", pa.bool_()),
             ("first_position", _float),
-            ("cell", _text),
+            ("cell", _text),  # under whose ablation it was collected; null for the bare model
             ("bandwidth", _float),
             ("mode_values", _floats),
             ("mode_weights", _floats),
@@ -134,7 +134,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("stratum", _text),  # all, or the bucket of positions it is held at
             ("method", _text),
             ("parameters", _text),
-            ("cell", _text),
+            ("cell", _text),  # the one cell it is for; null for all that use the method
             ("value", _float),
         ]
     ),

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator import local_pool, sweep
 from orchestrator.local_pool import LocalPool
+from orchestrator.pool import PoolError
 from orchestrator.status import status
 from orchestrator.tasks import Task
 from tests.sweeps import answers, assert_same, executions, written
@@ -240,3 +241,12 @@ def test_a_run_that_needs_other_counts_publishes_them_beside_the_others(
     kept = pl.col("method") == "mean"
     mine, theirs = (pl.read_parquet(r / "curves.parquet").filter(kept) for r in (ended.run, alone))
     assert mine.equals(theirs, null_equal=True)
+
+
+def test_what_this_machine_cannot_hold_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_pool, "machine", lambda: {"CPU": 1, "memory": 2.0**20})
+    with pytest.raises(PoolError, match=r"one replica of zoo:vit needs .* GiB"):
+        sweep.collect(written(tmp_path, SMALL), out=tmp_path / "run", local=True)
+    assert not (tmp_path / "run" / "partials").exists()
