@@ -16,6 +16,7 @@ device, to tell minutes from days.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.cells import data_of
 from orchestrator.collection import stratified
 from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
@@ -88,8 +89,7 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
     activations = positions * facts.d_model * ACTIVATIONS * width
     donors = positions * facts.neurons * facts.layers * width
     rows = facts.layers * facts.neurons
-    data = next(m.data for m in plan.spec.models if m.id == ref.name)
-    assert data is not None  # the plan has chosen one
+    data = data_of(plan.spec, ref.name)
     source = statistics.data or data
     strata = [stratified(plan.spec, facts, source, by) for by in ("position", "class")]
     counted = [rows, *(rows * len(s.starts) for s in strata if s is not None)]
@@ -102,7 +102,7 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
     collected = plan.spec.data[source].positions("collect", facts.window)
     evaluated = plan.spec.data[data].positions("evaluate", facts.window)
     partial = max(counted) * (statistics.bins * 8 + beside)
-    sequences = evaluated // (plan.spec.data[data].sequence_length or facts.window)
+    sequences = evaluated // plan.spec.data[data].window(facts.window)
     under = sum(t.kind == "under" for t in plan.tasks if t.model == ref)
     # Shards, and an eighth as many merges again; a row of results has about 70 bytes.
     disk = (

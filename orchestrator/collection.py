@@ -78,7 +78,7 @@ def stratified(spec: Spec, facts: ModelFacts, data: str, by: str) -> Counted | N
     if asked is None or (by == "class" and facts.modality != "image"):
         return None
     whole = counted(spec, facts)
-    window = spec.data[data].sequence_length or facts.window
+    window = spec.data[data].window(facts.window)
     if by == "class":
         starts = tuple(range(facts.vocabulary))
     elif isinstance(asked.buckets, tuple):

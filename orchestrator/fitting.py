@@ -6,6 +6,7 @@ smaller than a window, or a bucket of positions hold none that is counted.
 
 from collections.abc import Mapping
 
+from orchestrator.collection import stratified
 from orchestrator.mistakes import Mistake
 from orchestrator.spec import Spec
 from workers.messages import ModelRef
@@ -19,32 +20,29 @@ def misfits(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
 
 def _window(spec: Spec, ref: ModelRef, key: str | None) -> int:
     """Return the positions of a window of a source; the model's own where it says nothing."""
-    asked = spec.data[key].sequence_length if key in spec.data else None
-    return asked or ref.facts.window
+    longest = ref.facts.window
+    return spec.data[key].window(longest) if key in spec.data else longest
 
 
 def _positions(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
     """Return what is wrong with the positions that are counted."""
     found = []
     skipped = spec.statistics.positions.skip_first
-    asked = spec.statistics.positional
     held = [m.label for m in spec.methods if m.by_position]
     for model in spec.models:
         if model.id not in refs:
             continue
         ref = refs[model.id]
-        collected = _window(spec, ref, spec.statistics.data or model.data)
+        source = spec.statistics.data or model.data
+        collected = _window(spec, ref, source)
         if skipped >= collected:
             message = f"{skipped} of the {collected} positions of {ref.name} leave none to count"
             found.append(Mistake(path="statistics.positions.skip_first", message=message))
-        if not held or asked is None:
+        if not held or source not in spec.data:
             continue
-        second = collected
-        if isinstance(asked.buckets, tuple):
-            second = next((s for s in asked.buckets if s > 0), collected)
-        else:
-            second = collected // min(asked.buckets or collected, collected)
-        if 0 < second <= skipped < collected:
+        strata = stratified(spec, ref.facts, source, "position")
+        second = (*strata.starts, collected)[1] if strata else collected
+        if second <= skipped < collected:
             message = (
                 f"the first {skipped} positions are not counted, so {held[0]} has nothing to hold"
                 f" the first bucket at ({second} positions); begin the second bucket later, or skip"

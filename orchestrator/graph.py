@@ -98,7 +98,7 @@ class Builder:
             "roles": {r: getattr(data, r).model_dump() for r in ("collect", "evaluate")},
             "modality": facts.modality,
             "tokenizer": facts.tokenizer,
-            "window": data.sequence_length or facts.window,
+            "window": data.window(facts.window),
             "bos": data.bos,
             "image": facts.image,
             "masking": masking,

@@ -27,8 +27,10 @@ from orchestrator.store import Store, parquet, rows
 from orchestrator.tasks import Task
 from workers.actor import Replica
 from workers.messages import Batch, CellAnswer, CellOrder, ModelRef
+from workers.positions import strata
 from workers.selection import held
 from workers.under import Passes, in_sequence, under
+from workers.windows import stacked
 
 
 class Host:
@@ -83,7 +85,7 @@ class Host:
         kept, windows = counted(a["counted"]), partials.to_windows(table)
         again = task.kind == "again"
         if not again:  # every stratum begins with the windows of all
-            windows = windows.taken(np.tile(np.arange(windows.first.size), len(kept.starts)))
+            windows = stacked([windows] * strata(kept))
         histogram = self.replica.collect(
             self._batches(a, "collect", shard=a["shard"]),
             site=a["site"],

@@ -5,7 +5,6 @@ cells of a condition, or for the statistics alone. What that part needs is done
 with it; the rest stays in the plan and is done another time.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import polars as pl
@@ -13,7 +12,7 @@ import polars as pl
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.plan import Plan, with_cells
 from orchestrator.tables import SCHEMAS
-from orchestrator.tasks import Task
+from orchestrator.tasks import with_needs
 from orchestrator.upkeep import cells_table
 
 
@@ -45,24 +44,7 @@ def statistics_alone(made: Plan) -> Plan:
 
     Those that are collected again while neurons are held belong to the cells.
     """
-    makes = {task.file: task for task in made.tasks}
-    wanted: set[str] = set()
-    for task in made.tasks:
-        if task.file.startswith("statistics/"):
-            needed = _with_needs(task, makes)
-            if not any(makes[file].kind == "under" for file in needed):
-                wanted |= needed
+    bare = [t.file for t in made.tasks if t.kind == "statistics" and t.arguments["cell"] is None]
+    wanted = with_needs(made.tasks, bare)
     tasks = tuple(task for task in made.tasks if task.file in wanted)
     return replace(with_cells(made, {}), tasks=tasks)
-
-
-def _with_needs(task: Task, makes: Mapping[str, Task]) -> set[str]:
-    """Return the file of a task and of all that it comes after, near or far."""
-    needed: set[str] = set()
-    wanted = [task.file]
-    while wanted:
-        file = wanted.pop()
-        if file not in needed:
-            needed.add(file)
-            wanted += makes[file].after
-    return needed

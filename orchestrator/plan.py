@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator import inspection, sources
-from orchestrator.cells import Cell, points
+from orchestrator.cells import Cell, data_of, points
 from orchestrator.fitting import misfits
 from orchestrator.graph import Builder
 from orchestrator.mistakes import Mistake, SpecError
@@ -210,7 +210,7 @@ def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:
     names = sorted(c.name for c in cells)
     made = name("cell", {"of": names})
     after = dict.fromkeys(n for c in cells for n in c.after)
-    key = next(m.data for m in plan.spec.models if m.id == ref.name)
+    key = data_of(plan.spec, ref.name)
     data = next(
         t
         for t in plan.tasks

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from orchestrator.aggregate import method_label
 from orchestrator.budget import Budget
+from orchestrator.cells import data_of
 from orchestrator.plan import Plan
 from orchestrator.status import Status
 
@@ -45,7 +46,7 @@ def plan_table(console: Console, made: Plan, needs: Budget) -> None:
     for need, (name, ref) in zip(needs.needs, made.models.items(), strict=True):
         table.add_row(
             name,
-            next(m.data for m in made.spec.models if m.id == name),
+            data_of(made.spec, name),
             f"{ref.facts.layers} x {ref.facts.neurons:,}",
             f"{need.cells:,}",
             size(need.replica_bytes),

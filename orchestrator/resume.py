@@ -18,7 +18,7 @@ from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.names import slug
 from orchestrator.plan import Plan, evaluate_call
 from orchestrator.store import Store
-from orchestrator.tasks import Task
+from orchestrator.tasks import Task, with_needs
 
 CONSTANTS_PER_CALL = 8
 """Cells of constant methods evaluated in one call: long enough to hide the scheduler."""
@@ -89,16 +89,9 @@ def _same_data(plan: Plan, store: Store, present: Collection[str]) -> None:
 
 def _needed(plan: Plan, done: Collection[str], missing: Iterable[Cell]) -> set[str]:
     """Return the files to make: what is missing, and what that is made from."""
-    makes = {t.file: t for t in plan.tasks}
     wanted = [t.file for t in plan.tasks if t.kind not in MEANS]
     wanted += [file for cell in missing for file in cell.after]
-    needed: set[str] = set()
-    while wanted:
-        file = wanted.pop()
-        if file not in needed and file not in done:
-            needed.add(file)
-            wanted += makes[file].after
-    return needed
+    return with_needs(plan.tasks, wanted, done)
 
 
 def _answered(plan: Plan, store: Store) -> tuple[set[str], tuple[str, ...]]:

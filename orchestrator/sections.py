@@ -64,11 +64,14 @@ class DataSpec(Section):
     bos: Literal["every_window", "first", "none"] = "every_window"
     """Text: which windows of a document begin with the tokenizer's bos token."""
 
+    def window(self, longest: int) -> int:
+        """Return the positions of a window of this source, for a model that takes so many."""
+        return self.sequence_length or longest
+
     def positions(self, role: Literal["collect", "evaluate"], window: int) -> int:
         """Return about how many positions a role takes of a source, for windows of this length."""
         asked: RoleSpec = getattr(self, role)
-        length = self.sequence_length or window
-        return asked.tokens or (asked.sequences or DEFAULT_SEQUENCES[role]) * length
+        return asked.tokens or (asked.sequences or DEFAULT_SEQUENCES[role]) * self.window(window)
 
     @model_validator(mode="after")
     def _disjoint(self) -> Self:

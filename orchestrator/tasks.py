@@ -10,7 +10,7 @@ A name is a recipe's, and two models may share one (the same mask, the same
 zero). Within a run folder a task is its file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,3 +66,20 @@ class Failure:
     def record(self) -> str:
         """File of the run folder that tells of it: the path of what is missing, flattened."""
         return f"failures/{self.file.rpartition('.')[0].replace('/', '.')}.json"
+
+
+def with_needs(
+    tasks: Iterable[Task], wanted: Iterable[str], done: Collection[str] = ()
+) -> set[str]:
+    """Return the files to make for some wanted ones: those, and what they are made from.
+
+    What is `done` is not made, and nothing is made for its sake.
+    """
+    makes = {task.file: task for task in tasks}
+    left, needed = list(wanted), set[str]()
+    while left:
+        file = left.pop()
+        if file not in needed and file not in done:
+            needed.add(file)
+            left += makes[file].after
+    return needed

@@ -162,6 +162,15 @@ def restored(row: Row) -> list[int]:
     return [i if t == -100 else t for i, t in zip(row["input"], row["target"], strict=True)]
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread inside the block, as a replica does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def load(folder: Path, *, attention: str = "eager") -> Plain:
     """Load a checkpoint folder in float32, as its library's documentation says.
 

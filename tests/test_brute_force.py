@@ -69,10 +69,8 @@ TIES = 3
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with plainly.one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -66,10 +66,8 @@ statistics: {shards: 2, mode: MODE}
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with plainly.one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
