@@ -28,8 +28,9 @@ from scipy.signal import lfilter
 
 from benchmarks.distributions import Distribution, Floats, named
 from benchmarks.rows import Values, fixed, histogram, windows_of
-from workers.estimators import fixed_scales, half_sample, paper, peak_at, smooth
+from workers.estimators import fixed_scales, half_sample, peak_at, smooth
 from workers.histogram import Histogram
+from workers.published import paper
 
 REPETITIONS = {1_000: 300, 10_000: 300, 100_000: 80, 1_000_000: 16}
 BINS = (64, 128, 256, 512, 1024)

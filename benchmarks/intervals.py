@@ -1,17 +1,21 @@
-"""How often do the intervals cover the truth? A simulation with a truth that is known.
+"""How often do the intervals cover the truth? Simulations with a truth that is known.
 
 Documents have unequal lengths; a document, a mask and their meeting each shift the loss per
-token by a random amount with mean 0, so the true contrast is 0. Each row of the table is one
-design: which of the shifts dominates, how many documents and masks. Its columns are the share
-of sweeps whose nominal 95 % interval holds 0, and the interval's median width over that of a
-known standard error, for
+token by a random amount with mean 0, so the true contrast is 0. Each row of the first table
+is one design: which of the shifts dominates, how many documents and masks. Its columns are
+the share of sweeps whose nominal 95 % interval holds 0, and the interval's median width over
+that of a known standard error, for
 
     chosen      `orchestrator.intervals.crossed`
     sum         the same without taking the interaction off once
     least       the chosen variance, with min(G, M) - 1 degrees
     pigeonhole  masks and documents resampled together, normal quantiles (fewer repetitions)
 
-Run: python -m benchmarks.intervals. The last line is the table as JSON.
+The other tables (`benchmarks.coverage`) are of whole curves, of rules with one mask against
+rules with many, of the share of the gap to optimal, and of how often a sweep without any
+effect finds one.
+
+Run: python -m benchmarks.intervals. The last line is the tables as JSON.
 
 Shapes: R repetitions, M masks, G documents, B resamples.
 """
@@ -21,6 +25,7 @@ import json
 import numpy as np
 from scipy.stats import t as student
 
+from benchmarks.coverage import curves, families, gaps, rates, selections
 from orchestrator.intervals import Floats, crossed, ratios
 
 REPETITIONS = 2000
@@ -103,10 +108,19 @@ def row(
     }
 
 
-def main() -> None:
-    """Print the table, then the same as one line of JSON."""
+MEASURED = (
+    ("curves: coverage of a point, of an area, of all points at once", curves, 2000),
+    ("selections: coverage of a rule with masks less a rule without", selections, 2000),
+    ("gap: how often a share is shown, and coverage where it is", gaps, 1000),
+    ("families: how often a sweep without any effect finds one", families, 1000),
+)
+"""Title, what is measured, repetitions."""
+
+
+def contrasts() -> list[dict[str, object]]:
+    """Print and return the table of single contrasts."""
     rng = np.random.default_rng(SEED)
-    rows = []
+    rows: list[dict[str, object]] = []
     for documents in (20, 60):
         for masks in (3, 5, 10):
             for name, design in designs(documents, masks).items():
@@ -114,7 +128,22 @@ def main() -> None:
                 rows.append({"documents": documents, "masks": masks, "design": name, **found})
                 said = "  ".join(f"{k} {c:.3f} ({w:.2f})" for k, (c, w) in found.items())
                 print(f"{documents:3d} documents {masks:3d} masks  {name:18s} {said}", flush=True)
-    print(json.dumps({"repetitions": REPETITIONS, "seed": SEED, "rows": rows}))
+    return rows
+
+
+def main() -> None:
+    """Print the tables, then the same as one line of JSON."""
+    made = {"contrasts": contrasts()}
+    for title, measure, repetitions in MEASURED:
+        print(f"\n{title}")
+        made[measure.__name__] = []
+        for found in rates(measure, repetitions, SEED):
+            made[measure.__name__].append(found)
+            size = f"{found['documents']:3} documents {found['masks']:3} masks"
+            rest = list(found.items())[3:]
+            said = "  ".join(f"{name} {value:.3f}" for name, value in rest)
+            print(f"{size}  {found['design']:18} {said}", flush=True)
+    print(json.dumps({"repetitions": REPETITIONS, "seed": SEED, **made}))
 
 
 if __name__ == "__main__":

@@ -1,52 +1,60 @@
 """Aggregate: from per-sequence sums to numbers with error bars.
 
-Three tables, each made anew from `cells` and `results` whenever asked:
+Tables, each made anew from `cells` and `results` (or `executions`) whenever asked:
 
     summary     a row per nominal point: its levels with standard errors, and its
                 change against the unablated model with intervals. One mask at a time, so
                 the errors are those of the documents alone
-    contrasts   declared pairs of methods, mask by mask and document by document; the
-                interval covers documents and masks
-    curves      the mean over masks at each held share, with a pointwise band that
-                covers documents and masks, and the s.d. over masks
+    contrasts   methods, selections and bases against each other, mask by mask and document
+                by document; the interval covers documents and masks
+    curves      the mean over masks at each held share, with pointwise and simultaneous
+                bands that cover documents and masks, and the s.d. over masks
+    areas       the mean level under each curve
+    deletions   units held in each layer
 
-The summary is made here, the other two in `orchestrator.comparisons`.
+The summary is made here; the others in modules of their names. This module is the door
+through which all of them, and the notes, are imported.
 
-Levels are ratios of sums (loss over tokens), not means of ratios; `orchestrator.intervals`
-says what the intervals assume and how often they cover. Top-1 is a share, 0 to 1, of all
-scored tokens; cross-entropy is in nats per token, over the tokens whose loss is a number.
+Levels are ratios of sums (loss over tokens), not means of ratios: `orchestrator.answers` lists
+the metrics, `orchestrator.intervals` says what the intervals assume and how often they cover.
+Top-1 is a share, 0 to 1, of scored tokens; cross-entropy is in nats per token.
 What a running sweep has not answered yet is absent, never an error; a cell answered in
-part has levels but no change, and takes no part in contrasts and curves.
+part has levels but no change, and takes no part in contrasts, curves and areas.
 
 Shapes: C cells, G documents.
 """
-
-import math
 
 import numpy as np
 import polars as pl
 
 from orchestrator.answers import (
-    GROUP,
     METRICS,
-    RESULTS,
+    RATIOS,
     SEEDS,
     Answers,
     DifferingAnswersError,
     Integers,
+    UnknownMetricError,
     answers,
     distinct,
     label,
     method_label,
     nominal,
 )
-from orchestrator.comparisons import contrasts, curves
-from orchestrator.intervals import FEW_CLUSTERS, clustered
+from orchestrator.contrasts import contrasts
+from orchestrator.curves import areas, curves
+from orchestrator.deletions import deletions
+from orchestrator.groups import GROUP
+from orchestrator.intervals import clustered
+from orchestrator.notes import notes
 
 __all__ = [
     "DifferingAnswersError",
+    "UnknownMetricError",
+    "areas",
     "contrasts",
     "curves",
+    "deletions",
     "distinct",
     "label",
     "method_label",
@@ -55,7 +63,8 @@ __all__ = [
 ]
 
 _COUNTS = ("tokens", "documents")
-_LEVELS = ("top1", "top1_se", "top10", "ce", "ce_se", "kl", "bits_per_byte")
+_PLAIN = ("top10", "kl", "bits_per_byte", "top1_rare", "top1_mask", "ce_mask", "perplexity")
+_LEVELS = ("top1", "top1_se", "top10", "ce", "ce_se", *_PLAIN[1:])
 _CHANGES = tuple(f"d_{m}{end}" for m in METRICS for end in ("", "_low", "_high"))
 _SUMMARY = pl.Schema(
     {"cell": pl.String}
@@ -70,55 +79,25 @@ def summary(
     """Return one row per nominal point that is answered: levels, and changes to the baseline.
 
     `documents_bytes` has columns model, data, sequence and bytes (UTF-8 bytes of the sequence's
-    text); with it, causal models get bits per byte: the summed loss over the bytes, null where a
-    loss is not a number. Errors are those of the documents; one document has none (null).
-    Raises DifferingAnswersError.
+    text); with it, causal models get bits per byte. A metric that does not apply is null. Errors
+    are those of the documents; one document has none (null). Raises DifferingAnswersError.
     """
     points = nominal(cells)
     # One frame per (model, data); the empty one gives a sweep without results its columns.
     levels = [pl.DataFrame(schema=_SUMMARY)]
     levels += [_levels(points, found) for found in answers(points, results, documents_bytes)]
     rows = points.join(pl.concat(levels), on="cell")
-    causal = pl.col("modality") == "causal"
-    rows = rows.with_columns(pl.when(causal).then(pl.col("bits_per_byte")))
+    rows = rows.with_columns(
+        pl.when(pl.col("modality") == "causal").then("bits_per_byte"),
+        pl.when(pl.col("modality") != "image").then("perplexity"),
+    )
     order = [*GROUP, "method", "parameters", "fraction", *SEEDS, "cell"]
     return rows.sort(order, nulls_last=False)
-
-
-def notes(summary: pl.DataFrame, results: pl.LazyFrame | None = None) -> list[str]:
-    """Return what a reader of the summary must be told, a sentence each.
-
-    Few documents; points answered in part; and, given the results, positions without a loss.
-    """
-    nan = pl.DataFrame(schema=RESULTS)
-    if results is not None:
-        nan = distinct(results).filter(pl.col("nan") > 0).collect()
-    said = []
-    for (model, data), rows in summary.group_by("model", "data", maintain_order=True):
-        name = f"{model} on {data}"
-        documents = rows["documents"].to_numpy().max()
-        if documents < FEW_CLUSTERS:
-            said.append(
-                f"{name}: {documents} documents; standard errors and intervals from fewer than"
-                f" {FEW_CLUSTERS} are rough, and tend to be too narrow."
-            )
-        partly = rows.filter(pl.col("tokens") < pl.col("tokens").max())["cell"].n_unique()
-        if partly:
-            said.append(f"{name}: {partly} cells are answered in part, so without comparisons.")
-        here = nan.join(rows.select("cell").unique(), on="cell")
-        lost, where = here["nan"].sum(), here["cell"].n_unique()
-        if lost:
-            said.append(
-                f"{name}: the loss of {lost} scored positions, in {where} cells, is not a number;"
-                " cross-entropy leaves them out, Top-1 does not."
-            )
-    return said
 
 
 def _levels(points: pl.DataFrame, found: Answers) -> pl.DataFrame:
     """Return the summary's columns of each cell of one (model, data)."""
     totals = found.totals
-    nan_C = totals["nan"] > 0
     columns: dict[str, object] = {"cell": found.cells, "documents": found.seen_C}
     columns["tokens"] = totals["tokens"].astype(np.int64)
     base_C = _baselines(points, found)
@@ -132,18 +111,18 @@ def _levels(points: pl.DataFrame, found: Answers) -> pl.DataFrame:
         change = clustered(value_C - value_C[base_C] + known_C, changed, found.seen_C)
         columns |= {f"d_{metric}": change.value}
         columns |= {f"d_{metric}_low": change.low, f"d_{metric}_high": change.high}
-    with np.errstate(invalid="ignore", divide="ignore"):
-        columns["top10"] = totals["top10"] / totals["tokens"]
-        columns["kl"] = totals["kl"] / (totals["tokens"] - totals["nan"])
-        bits_C = totals["loss"] / math.log(2) / totals["bytes"]
-        columns["bits_per_byte"] = np.where(nan_C, np.nan, bits_C)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        made = {name: totals[RATIOS[name][0]] / totals[RATIOS[name][1]] for name in _PLAIN}
+        made["perplexity"] = np.exp(found.ratio["ce"])
+    columns |= {name: np.where(np.isfinite(x), x, np.nan) for name, x in made.items()}
     frame = pl.DataFrame({name: columns[name] for name in _SUMMARY})
     return frame.cast(_SUMMARY).fill_nan(None)
 
 
 def _baselines(points: pl.DataFrame, found: Answers) -> Integers:
     """Return the row of each cell's baseline, (C,); −1 where it is missing or incomplete."""
-    keys = ["dtype", "site", "unit", "layers", "masking_seed"]
+    # Whatever would be held where: nothing is.
+    keys = ["dtype", "basis", "masking_seed"]
     points = points.filter(pl.col("model") == found.model, pl.col("data") == found.data)
     zero = points.filter(pl.col("fraction") == 0)
     zero = zero.group_by(keys).agg(baseline=pl.col("cell").min())

@@ -2,44 +2,60 @@
 
 `results` holds sums per (cell, sequence). What is compared are ratios of sums
 over documents, so the sequences of a document are added up, in order of their
-number, and each (model, data) becomes a table of cells by documents. Many
-nominal points share one cell and are computed once; a `Grid` says which row of
-the table answers each of them.
+number, and each (model, data) becomes a table of cells by documents.
+
+    top1 top10      share of scored tokens whose target is ranked first, or tenth or better
+    ce              cross-entropy in nats per token, over tokens whose loss is a number
+    kl              KL(unablated ‖ ablated) in nats, over the same
+    top1_rare       Top-1 of the tokens that are none of the most common; text
+    top1_mask       Top-1 of the tokens that were fed `<mask>`; masked models
+    ce_mask         cross-entropy of these, null where a loss of the cell is not a number
+    perplexity      exp(ce); text. Its error is that of ce times exp(ce) (delta method)
+    bits_per_byte   loss over ln 2 and the bytes of the text, null where a loss is not a
+                    number; causal models
 
 Assumes that a sweep's cells are all scored on the same positions of the same
 sequences; a cell with fewer sequences than its peers (of a sweep still running)
 is *incomplete*: it has levels, over what is there, but no part in comparisons.
 
-Shapes: R rows of results, C cells, G documents, M masks, F fractions, D draws of
-one mask (donor, noise and masking seeds).
+Shapes: R rows of results, C cells, G documents.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from orchestrator import labels
 from orchestrator.intervals import Floats, ratios
 
 Integers = NDArray[np.int64]
 
 METRICS = ("top1", "ce")
-"""Share of scored tokens whose target is ranked first; cross-entropy in nats per token."""
+"""What is compared where nothing else is asked for."""
 
-GROUP = ["model", "data", "dtype", "site", "unit", "layers", "selection"]
-"""Columns of `cells` within which curves are drawn and methods are compared."""
+RATIOS: Mapping[str, tuple[str, str]] = {
+    "top1": ("top1", "tokens"),
+    "top10": ("top10", "tokens"),
+    "ce": ("loss", "numbers"),
+    "kl": ("kl", "numbers"),
+    "top1_rare": ("top1_rare", "tokens_rare"),
+    "top1_mask": ("top1_mask", "tokens_mask"),
+    "ce_mask": ("loss_mask", "tokens_mask"),
+    "perplexity": ("loss", "numbers"),
+    "bits_per_byte": ("bits", "bytes"),
+}
+"""Per metric: which sum over which."""
 
-DRAW = ["donor_seed", "noise_seed", "masking_seed"]
-"""Columns of `cells` that tell one mask's draws apart."""
+_ONLY = {"perplexity": ("causal", "masked"), "bits_per_byte": ("causal",)}
+"""Modalities of a metric whose sums others have too, without a meaning."""
 
-SEEDS = ["seed", *DRAW]
+SEEDS = ["seed", "donor_seed", "noise_seed", "masking_seed"]
 """Columns of `cells` that are null where a point has no such seed."""
-
-DEFAULTS = {"estimator": "smooth", "source": "dataset"}
-"""Parameters that a method's label leaves out."""
 
 RESULTS = pl.Schema(
     {
@@ -53,6 +69,9 @@ RESULTS = pl.Schema(
         "kl": pl.Float64,
         "tokens_rare": pl.Int64,
         "top1_rare": pl.Int64,
+        "tokens_mask": pl.Int64,
+        "top1_mask": pl.Int64,
+        "loss_mask": pl.Float64,
         "nan": pl.Int64,
     }
 )
@@ -62,24 +81,23 @@ class DifferingAnswersError(ValueError):
     """A cell was answered twice, differently."""
 
 
-def label(method: str, parameters: str) -> str:
-    """Return a method's name as a sweep file says it: `peak`, `peak(paper)`, `quantile(0.9)`.
+class UnknownMetricError(ValueError):
+    """A metric was asked for that is not made of results."""
 
-    `parameters` is canonical JSON; values that are the default are left out.
+
+def label(method: str, parameters: str) -> str:
+    """Return a name as a sweep file says it: `peak`, `peak(paper)`, `quantile(0.9)`.
+
+    `parameters` is canonical JSON.
     """
-    values = [
-        value if isinstance(value, str) else json.dumps(value)
-        for key, value in json.loads(parameters).items()
-        if DEFAULTS.get(key) != value
-    ]
-    return f"{method}({', '.join(values)})" if values else method
+    return labels.label(method, json.loads(parameters))
 
 
 def method_label(frame: pl.DataFrame) -> pl.DataFrame:
     """Return `frame` with a column `label` made of its `method` and `parameters`."""
     kinds = frame.select("method", "parameters").unique()
-    labels = pl.Series("label", [label(*kind) for kind in kinds.iter_rows()], dtype=pl.String)
-    return frame.join(kinds.with_columns(labels), on=["method", "parameters"], how="left")
+    said = pl.Series("label", [label(*kind) for kind in kinds.iter_rows()], dtype=pl.String)
+    return frame.join(kinds.with_columns(said), on=["method", "parameters"], how="left")
 
 
 def distinct(results: pl.LazyFrame) -> pl.LazyFrame:
@@ -120,30 +138,39 @@ class Answers:
     data: str
     cells: list[str]
     """C names, ascending."""
-    documents: int
-    """G: documents with at least one scored token."""
     complete_C: NDArray[np.bool_]
     """Whether as many sequences are there as of any cell."""
     seen_C: Integers
     """Documents with at least one scored token, per cell."""
     totals: Mapping[str, Floats]
-    """Sums over sequences, (C,): tokens, top10, loss, kl (nats), nan, bytes; NaN if not known."""
+    """Sums over sequences, (C,), of every column that `RATIOS` names; NaN if not known."""
     ratio: Mapping[str, Floats]
-    """Per metric: each cell's level, (C,)."""
+    """Per metric that applies here: each cell's level, (C,)."""
     residuals: Mapping[str, Floats]
-    """Per metric: each document's share of the level's error, (C, G)."""
+    """Per metric that applies here: each document's share of the level's error, (C, G), of the
+    G documents with at least one token (or byte) that the metric counts."""
 
 
 def answers(
-    cells: pl.DataFrame, results: pl.LazyFrame, sizes: pl.LazyFrame | None = None
+    cells: pl.DataFrame,
+    results: pl.LazyFrame,
+    sizes: pl.LazyFrame | None = None,
+    metrics: Sequence[str] = METRICS,
 ) -> Iterator[Answers]:
     """Yield the answers of each (model, data) that has any, in order of their names.
 
     `sizes` gives columns model, data, sequence and bytes, the UTF-8 bytes of a sequence.
-    Raises DifferingAnswersError.
+    `metrics` are those that get a level and residuals, where they apply.
+    Raises DifferingAnswersError and UnknownMetricError.
     """
+    strangers = [m for m in metrics if m not in RATIOS]
+    if strangers:
+        raise UnknownMetricError(
+            f"the metrics {', '.join(strangers)} were asked for, expected some of"
+            f" {', '.join(RATIOS)}; correct the names"
+        )
     keys = ["model", "data", "cell"]
-    owners = cells.select(keys).unique().sort(keys).with_row_index("number")
+    owners = cells.select(*keys, "modality").unique().sort(keys).with_row_index("number")
     every = distinct(results).collect()
     documents = every.select(pl.col("document").unique().sort()).with_row_index("place")
     # The order fixes the order of every sum: no result depends on the order of files or threads.
@@ -167,10 +194,10 @@ def answers(
             own = sizes.filter(pl.col("model") == model, pl.col("data") == data)
             known = own.select("sequence", "bytes").collect()
             here = here.join(known, on="sequence", how="left", maintain_order="left")
-        yield _answers(block, here)
+        yield _answers(block, here, metrics)
 
 
-def _answers(owners: pl.DataFrame, rows: pl.DataFrame) -> Answers:
+def _answers(owners: pl.DataFrame, rows: pl.DataFrame, metrics: Sequence[str]) -> Answers:
     cell_R = rows["number"].rle_id().to_numpy().astype(np.int64)
     place_R = rows["place"].to_numpy().astype(np.int64)
     # Places count the documents of all models; here only those of this one get a column.
@@ -188,104 +215,38 @@ def _answers(owners: pl.DataFrame, rows: pl.DataFrame) -> Answers:
     def by_document(values_R: Floats) -> Floats:
         return summed(cell_R * documents + document_R, values_R, cells * documents).reshape(shape)
 
-    counted_R = column("tokens") - column("nan")
-    tokens_CG = by_document(column("tokens"))
-    scored_G = tokens_CG.any(axis=0)
-    sums = {"top1": by_document(column("top1")), "ce": by_document(column("loss"))}
-    counts = {"top1": tokens_CG, "ce": by_document(counted_R)}
-    made = {m: ratios(sums[m][:, scored_G], counts[m][:, scored_G]) for m in METRICS}
+    lost_R = column("nan") > 0
+    made = {
+        "numbers": column("tokens") - column("nan"),
+        # Which tokens have no loss is not kept, so of a part of the tokens nothing is known.
+        "bits": np.where(lost_R, np.nan, column("loss") / math.log(2)),
+        "loss_mask": np.where(lost_R, np.nan, column("loss_mask")),
+    }
+    sums = {name: made.get(name) for pair in RATIOS.values() for name in pair}
+    sums_R = {name: column(name) if x is None else x for name, x in sums.items()}
+    ratio, residuals = {}, {}
+    for metric in dict.fromkeys(metrics):
+        over, under = RATIOS[metric]
+        known = not any(np.isnan(sums_R[name]).all() for name in (over, under))
+        if not known or owners["modality"][0] not in _ONLY.get(metric, [owners["modality"][0]]):
+            continue
+        under_CG = by_document(sums_R[under])
+        counted_G = by_document(sums_R["tokens" if under == "numbers" else under]).any(axis=0)
+        level_C, error_CG = ratios(by_document(sums_R[over])[:, counted_G], under_CG[:, counted_G])
+        if metric == "perplexity":
+            with np.errstate(over="ignore"):
+                level_C = np.exp(level_C)
+            level_C = np.where(np.isfinite(level_C), level_C, np.nan)
+            error_CG = error_CG * level_C[:, None]
+        ratio[metric], residuals[metric] = level_C, error_CG
     sequences_C = np.bincount(cell_R)
-    names = ("tokens", "top10", "loss", "kl", "nan", "bytes")
     return Answers(
         model=owners["model"][0],
         data=owners["data"][0],
         cells=owners.filter(pl.col("number").is_in(rows["number"].implode()))["cell"].to_list(),
-        documents=int(scored_G.sum()),
         complete_C=sequences_C == sequences_C.max(),
-        seen_C=(tokens_CG > 0).sum(axis=1),
-        totals={name: summed(cell_R, column(name), cells) for name in names},
-        ratio={m: ratio_C for m, (ratio_C, _) in made.items()},
-        residuals={m: residuals_CG for m, (_, residuals_CG) in made.items()},
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
-    """Which row of the answers holds each nominal point of one method."""
-
-    rows_MFD: Integers
-    """Row of the answers; −1 where there is none, or none complete yet."""
-    planned_F: NDArray[np.bool_]
-    """Whether the sweep has the method at this fraction."""
-
-    @property
-    def answered_MF(self) -> NDArray[np.bool_]:
-        """Whether all draws of a mask are there."""
-        return np.asarray((self.rows_MFD >= 0).all(axis=2), dtype=np.bool_)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """The methods of one group of curves, over the same masks and fractions."""
-
-    keys: Mapping[str, str]
-    """Value of each `GROUP` column."""
-    fractions: list[float]
-    """F nominal fractions, ascending."""
-    share_F: Floats
-    """Units held over all units, 0 to 1."""
-    baseline: int
-    """Row of the unablated model; −1 where it is not answered yet."""
-    grids: Mapping[tuple[str, str], Grid]
-    """Per (method, parameters)."""
-
-
-def groups(cells: pl.DataFrame, found: Answers) -> Iterator[Group]:
-    """Yield the groups of one (model, data), in order of their keys."""
-    complete = [cell for cell, whole in zip(found.cells, found.complete_C, strict=True) if whole]
-    rows = pl.DataFrame(
-        {"cell": complete, "row": np.flatnonzero(found.complete_C)},
-        schema={"cell": pl.String, "row": pl.Int64},
-    )
-    here = (
-        cells.filter(pl.col("model") == found.model, pl.col("data") == found.data)
-        .join(rows, on="cell", how="left", maintain_order="left")
-        .with_columns(
-            pl.col("row").fill_null(-1),
-            pl.col("fraction").round(9),
-            draw=pl.concat_str(pl.col(DRAW).cast(pl.String).fill_null("-"), separator=" "),
-        )
-    )
-    for block in here.sort(GROUP).partition_by(GROUP, maintain_order=True):
-        yield _group(block)
-
-
-def _group(block: pl.DataFrame) -> Group:
-    # A seed that is null, of a rule that draws nothing, is a mask like any other: number 0.
-    block = block.with_columns(
-        mask=pl.col("seed").rank("dense").fill_null(0),
-        at=pl.col("fraction").rank("dense") - 1,
-    )
-    shares = block.select("fraction", share=pl.col("units_held") / pl.col("units_total"))
-    shares = shares.unique("fraction").sort("fraction")
-    masks = block["mask"].cast(pl.Int64).to_numpy().max() + 1
-    bases = block.filter(pl.col("fraction") == 0)["row"]
-    grids = {}
-    for part in block.sort("method", "parameters").partition_by(
-        "method", "parameters", maintain_order=True
-    ):
-        mask_P, at_P = (part[name].cast(pl.Int64).to_numpy() for name in ("mask", "at"))
-        draw_P = part["draw"].rank("dense").cast(pl.Int64).to_numpy() - 1
-        rows_MFD = np.full((masks, shares.height, draw_P.max() + 1), -1, dtype=np.int64)
-        rows_MFD[mask_P, at_P, draw_P] = part["row"].to_numpy()
-        planned_F = np.zeros(shares.height, dtype=np.bool_)
-        planned_F[at_P] = True
-        key = (part["method"][0], part["parameters"][0])
-        grids[key] = Grid(rows_MFD=rows_MFD, planned_F=planned_F)
-    return Group(
-        keys={name: block[name][0] for name in GROUP},
-        fractions=shares["fraction"].to_list(),
-        share_F=shares["share"].to_numpy(),
-        baseline=-1 if bases.is_empty() else int(bases.max()),  # type: ignore[arg-type]
-        grids=grids,
+        seen_C=(by_document(column("tokens")) > 0).sum(axis=1),
+        totals={name: summed(cell_R, values_R, cells) for name, values_R in sums_R.items()},
+        ratio=ratio,
+        residuals=residuals,
     )

@@ -3,11 +3,11 @@
 All of it is arithmetic over facts and shapes, so it is known before anything
 runs, and a plan that cannot be held is refused instead of failing hours later.
 
-A replica holds, at its largest: the weights, a copy of the attention output
-projections (folding restores from it), the activations of one batch (with the
-donors' when resampling), one chunk of logits, and while collecting the
-histogram of every neuron in every stratum. Factors are stated where they are used; they are
-meant to be somewhat too large.
+A replica holds, at its largest: the weights, a copy of the output projections that are
+held together (folding restores from it), the activations of one batch (with the
+donors' when resampling), some chunks of logits, while collecting the histogram of
+every neuron in every stratum, and while learning what a backward pass keeps. Factors
+are stated where they are used; they are meant to be somewhat too large.
 
 Time is rough: floating-point operations over a rate that is typical of the
 device, to tell minutes from days.
@@ -18,8 +18,10 @@ from dataclasses import dataclass
 
 from orchestrator.cells import data_of
 from orchestrator.collection import stratified
+from orchestrator.graph import DRAWS
 from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
+from workers.learning_cost import memory_bytes
 from workers.messages import ModelRef
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -84,11 +86,14 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
     facts, evaluation, statistics = ref.facts, plan.spec.evaluation, plan.spec.statistics
     width = BYTES[ref.dtype]
     weights = facts.parameters * width
-    projections = facts.layers * facts.neurons * facts.d_model * width
+    # Sites are counted one after the other, and held together where the sweep says so.
+    together = max(sum(facts.neurons_at(s) for s in group) for group in plan.spec.sites)
+    neurons = max(facts.neurons_at(s) for group in plan.spec.sites for s in group)
+    sites = {site for group in plan.spec.sites for site in group}
+    projections = facts.layers * together * facts.d_model * width
     positions = max(evaluation.batch_tokens, facts.window)
     activations = positions * facts.d_model * ACTIVATIONS * width
-    donors = positions * facts.neurons * facts.layers * width
-    rows = facts.layers * facts.neurons
+    rows = facts.layers * neurons
     data = data_of(plan.spec, ref.name)
     source = statistics.data or data
     strata = [stratified(plan.spec, facts, source, by) for by in ("position", "class")]
@@ -98,20 +103,26 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
     beside = 200 + 48 * statistics.shards
     histogram = max(counted) * (statistics.bins * 28 + beside)
     pilot = statistics.pilot_positions * rows * width * 2  # in parts, and joined
-    work = max(donors + evaluation.logits_bytes * 3, histogram, pilot)
+    replaced = _replaced(plan, ref, positions, facts.layers * together)
+    learned = 0
+    if any(t.kind == "learn" for t in plan.tasks):
+        learned = memory_bytes(facts, evaluation.batch_tokens, ref.dtype)
+    work = max(replaced + evaluation.logits_bytes * 4, histogram, pilot, learned)
     collected = plan.spec.data[source].positions("collect", facts.window)
     evaluated = plan.spec.data[data].positions("evaluate", facts.window)
     partial = max(counted) * (statistics.bins * 8 + beside)
     sequences = evaluated // plan.spec.data[data].window(facts.window)
-    under = sum(t.kind == "under" for t in plan.tasks if t.model == ref)
-    # Shards, and an eighth as many merges again; a row of results has about 70 bytes.
+    mine = [t for t in plan.tasks if t.model is not None and t.model.name == ref.name]
+    under = sum(t.kind == "under" for t in mine)
+    counts = sum(counted) * len(sites) * len(plan.spec.basis)
+    # Shards, and an eighth as many merges again; a row of results has about 110 bytes.
     disk = (
-        int(sum(counted) * (statistics.bins * 4 + 200) * statistics.shards * 1.15)
+        int(counts * (statistics.bins * 4 + 200) * statistics.shards * 1.15)
         + under * rows * (statistics.bins * 8 + 200)
-        + sequences * cells * 70
+        + sequences * cells * 110
         + 9 * (collected + evaluated)
     )
-    passes = sum(t.cost for t in plan.tasks if t.model == ref)
+    passes = sum(t.cost for t in mine)
     return Need(
         model=ref.name,
         replica_bytes=PROCESS_BYTES * (ref.device == "cpu")
@@ -124,6 +135,25 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
         cells=cells,
         seconds=2 * (passes + facts.parameters * evaluated * cells) / FLOPS[ref.device],
     )
+
+
+def _replaced(plan: Plan, ref: ModelRef, positions: int, neurons: int) -> int:
+    """Return the bytes of what is put in the place of neurons that are held at no constant.
+
+    Donors' activations lie side by side, draw by draw; what is drawn from histograms needs
+    these, and a working copy of one layer's activations in double precision.
+    """
+    width, passes, tables = BYTES[ref.dtype], 0, 0
+    for method in plan.spec.methods:
+        if method.donated:
+            drawn = method.word("drawn")
+            passes = max(passes, 1 if drawn == "joint" else DRAWS)
+        elif method.method == "marginal":
+            tables = max(tables, neurons * plan.spec.statistics.bins * 16)
+        elif not method.constant:
+            tables = max(tables, neurons * 64)
+    layer = positions * neurons // ref.facts.layers * 8 * 3 if tables else 0
+    return max(passes * positions * neurons * width, tables + layer)
 
 
 def demand(plan: Plan) -> Demand:

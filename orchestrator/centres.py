@@ -2,14 +2,15 @@
 
 zero                0, whatever was collected
 mean                the mean of the finite activations; exact up to float64 rounding
+median, quantile    the value that a share q of the finite activations does not exceed; good to
+                    one bin (`workers.summaries.quantile`)
 peak                the mode of the kernel-smoothed histogram (`workers.estimators.smooth`)
 peak(half_sample)   the shortest half of the shortest half … (`workers.estimators.half_sample`)
-peak(paper)         the centre of the fullest of 100 bins between the neuron's least and
-                    largest activation, as published (`workers.estimators.paper`)
-peak(paper_global)  the same between the least and largest activation of any neuron of
-                    the model, a control: as published by mistake
+peak(paper), …      as published, from counts of their own: controls (`workers.published`)
+any other name      what a user's own method makes of the statistics (`orchestrator.plugins`)
 
-Mean and peak may also be of every bucket of positions, one stratum each.
+All but zero, the published peaks and users' methods may also be of every bucket of
+positions, one stratum each.
 
 A neuron without a single finite activation has no centre, and no method that
 needs one can hold it: that is an error here, not a NaN in a result later.
@@ -18,19 +19,25 @@ Shapes: Z strata, L layers, N neurons; R = Z x L x N rows, stratum-major, then l
 """
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from orchestrator import partials
+from orchestrator.described import columns as described
 from orchestrator.names import canonical
 from orchestrator.overlay import final
+from orchestrator.plugins import filled, restore
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tables import stratum_names
 from orchestrator.tasks import Task
-from workers.estimators import half_sample, paper, smooth
-from workers.histogram import Histogram, summarise
+from workers.estimators import half_sample, smooth
+from workers.histogram import Histogram, quantile, summarise
+from workers.plugins import PluginError, find
+from workers.published import PUBLISHED
 
 
 class NoCentreError(ValueError):
@@ -61,6 +68,7 @@ def centres(task: Task, store: Store) -> dict[str, object]:
     columns = {
         "model": a["model"],
         "data": a["data_name"],
+        "basis": a["basis"],
         "site": a["site"],
         "stratum": np.repeat(strata, layers * neurons),
         "layer": np.repeat(np.arange(planes) % layers, neurons),
@@ -77,19 +85,51 @@ def centres(task: Task, store: Store) -> dict[str, object]:
 def _values(task: Task, store: Store) -> NDArray[np.float64]:
     a = task.arguments
     if a["method"] == "zero":
-        layers, neurons = a["layers"], a["neurons"]
-        return np.zeros(layers * neurons)
-    estimator = a["parameters"].get("estimator", "")
-    if estimator.startswith("paper"):
-        return paper(partials.to_fixed(store.table(a["of"])))
-    return centre(final(store, a), a["method"], estimator)
+        return np.zeros(a["layers"] * a["neurons"])
+    if a.get("plugin") is not None:
+        return _of_plugin(a, store)
+    published = PUBLISHED.get(a["parameters"].get("estimator"))
+    if published is not None:
+        return published.peak(partials.to_fixed(store.table(a["of"])))
+    return centre(final(store, a), a["method"], a["parameters"])
 
 
-def centre(histogram: Histogram, method: str, estimator: str) -> NDArray[np.float64]:
-    """Return the constant of every row of some counts, (R,)."""
-    if method == "mean":
-        return summarise(histogram).mean
-    return half_sample(histogram) if estimator == "half_sample" else smooth(histogram).value
+def _of_plugin(a: Mapping[str, Any], store: Store) -> NDArray[np.float64]:
+    restore(a["plugin"])
+    method = find(a["method"])
+    columns = described(store, a["statistics"], a["plugin"]["needs"], a["layers"])
+    value_LN = np.asarray(method.centre(columns, filled(a["plugin"], a["parameters"])))
+    shape = (a["layers"], a["neurons"])
+    if value_LN.shape != shape or value_LN.dtype.kind not in "fiu":
+        raise PluginError(
+            f"`centre` of plug-in {a['method']!r} ({a['plugin']['origin']}) returned"
+            f" {value_LN.dtype} of shape {value_LN.shape}; expected one number for every neuron,"
+            f" {shape}: layers x neurons of {a['site']}"
+        )
+    return value_LN.astype(np.float64).reshape(-1)
+
+
+def centre(histogram: Histogram, method: str, parameters: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return the constant of every row of some counts, (R,); NaN where there is none.
+
+    For the methods that are read off the final counts: mean, median, quantile (its parameter
+    is `q`, from 0 to 1) and peak with one of our own estimators. Raises ValueError for others.
+    """
+    match method, parameters.get("estimator", "smooth"):
+        case "mean", _:
+            return summarise(histogram).mean
+        case "median", _:
+            return quantile(histogram, 0.5)
+        case "quantile", _:
+            return quantile(histogram, parameters["q"])
+        case "peak", "smooth":
+            return smooth(histogram).value
+        case "peak", "half_sample":
+            return half_sample(histogram)
+    raise ValueError(
+        f"{method} with {dict(parameters)} cannot be read off the final counts; expected mean,"
+        " median, quantile, or peak with the estimator smooth or half_sample"
+    )
 
 
 def values(table: pa.Table, layers: int, strata: int | None = None) -> NDArray[np.float64]:

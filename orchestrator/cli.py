@@ -50,17 +50,22 @@ Address = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Replicas at once.")]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="A module with methods of your own."),
+]
 
 
 @app.command()
 def plan(
     spec: SpecFile,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Cells, tasks, bytes and hours; changes nothing."""
     from orchestrator import sweep  # the figures' libraries take a second; `--help` should not
 
-    made = sweep.plan(spec)
+    made = sweep.plan(spec, plugins=plugin or ())
     needs = budgeting.budget(made)
     if as_json:
         out.print_json(data=_plan_json(made, needs))
@@ -80,11 +85,20 @@ def run(
         str | None, typer.Option(help="SQL condition on the cells, e.g. \"method = 'peak'\".")
     ] = None,
     local: Local = False,
+    plugin: Plugins = None,
 ) -> None:
     """All stages; resumes by itself."""
     from orchestrator import results, sweep
 
-    ended = sweep.run(spec, out=where, address=address, workers=workers, only=only, local=local)
+    ended = sweep.run(
+        spec,
+        out=where,
+        address=address,
+        workers=workers,
+        only=only,
+        local=local,
+        plugins=plugin or (),
+    )
     store = Store(ended.run)
     tables = [results.table(store, kind).collect() for kind in ("cells", "summary", "curves")]
     for part in printing.summary_tables(*tables):
@@ -112,11 +126,14 @@ def collect(
     address: Address = None,
     workers: Workers = None,
     local: Local = False,
+    plugin: Plugins = None,
 ) -> None:
     """The statistics alone; a later run finds them done."""
     from orchestrator import results, sweep
 
-    ended = sweep.collect(spec, out=where, address=address, workers=workers, local=local)
+    ended = sweep.collect(
+        spec, out=where, address=address, workers=workers, local=local, plugins=plugin or ()
+    )
     for table in printing.statistics_tables(results.table(Store(ended.run), "statistics")):
         out.print(table)
         out.print()
@@ -170,7 +187,7 @@ def report(run: Run) -> None:
 
     status_of(run)  # refuses what is no run
     store = Store(run.absolute())
-    results.aggregated(store, results.declared(store))
+    results.aggregated(store, results.declared(store), results.metrics(store))
     out.print(write(store.root), soft_wrap=True)
 
 

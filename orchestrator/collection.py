@@ -21,11 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from orchestrator.draft import Draft, Made
+from orchestrator.labels import rotated
 from orchestrator.spec import Spec
-from workers.messages import Counted, ModelFacts, ModelRef
+from workers.messages import Counted, ModelFacts, ModelRef, Site
 
-PAPER_BINS = 100
-"""Bins of the published peak."""
 AGAIN = 0.01
 """Cost of a second pass beside the first, as planned: mostly there is nothing to count again."""
 GROUP_ROWS = 4096
@@ -95,19 +94,22 @@ def stratified(spec: Spec, facts: ModelFacts, data: str, by: str) -> Counted | N
 
 
 class Collection:
-    """The tasks of collection of one model on one source."""
+    """The tasks of collection of one model at one site on one source."""
 
-    def __init__(self, draft: Draft, data_name: str, data: Made) -> None:
+    def __init__(self, draft: Draft, site: Site, data_name: str, data: Made) -> None:
         """Start with the pilot; `data` is the table of the source `data_name`."""
-        self.draft, self.data_name, self.data = draft, data_name, data
+        self.draft, self.site, self.data_name, self.data = draft, site, data_name, data
         self.spec: Spec = draft.spec
         self.ref: ModelRef = draft.ref
         facts = self.ref.facts
         positions = self.spec.data[data_name].positions("collect", facts.window)
+        self.where = "" if site == "attn_pre_out" else f" at {site}"
+        """What tells its tasks apart, for people."""
         self.cost = float(facts.parameters * positions)
         """Of one pass over all shards."""
         self.whole = counted(self.spec, facts)
-        self._on = {"weights": facts.digest, "dtype": self.ref.dtype, "data": data.name}
+        self.neurons = facts.neurons_at(site)
+        self._on = {"weights": self.ref.weights, "dtype": self.ref.dtype, "data": data.name}
         statistics = self.spec.statistics
         self.settings = {
             "bins": statistics.bins,
@@ -118,7 +120,7 @@ class Collection:
             "batch_tokens": self.spec.evaluation.batch_tokens,
         }
         self.common: dict[str, object] = {
-            "site": "attn_pre_out",
+            "site": self.site,
             "data": data.file,
             "data_name": data_name,
             "batch_tokens": self.spec.evaluation.batch_tokens,
@@ -127,8 +129,8 @@ class Collection:
         kept = {"counted": asdict(self.whole)}
         self.pilot = draft.partial(
             "pilot",
-            "pilot",
-            {"site": "attn_pre_out", **self.settings, **self._on, **kept},
+            f"pilot{self.where}",
+            {"site": self.site, **self.settings, **self._on, **kept},
             {**self.common, **self.settings, **kept},
             after=[data],
             cost=self.cost,
@@ -142,7 +144,7 @@ class Collection:
         merged = self.draft.tree("merge", first, self.data_name)
         widen = self.draft.partial(
             "widen",
-            "wider windows",
+            f"wider windows{self.where}",
             {"of": merged.name, "dtype": self.ref.dtype},
             {"of": merged.file, "dtype": self.ref.dtype, "data_name": self.data_name},
             after=[merged],
@@ -152,13 +154,9 @@ class Collection:
         shards = tuple(zip(first, second, strict=True))
         return Counts(merged=merged, widen=widen, again=again, shards=shards, counted=counted)
 
-    def fixed(self, counts: Counts, estimator: str) -> Made:
-        """Add the counts between the neurons' final ends, or those of all neurons together."""
-        how = {
-            "bins": PAPER_BINS,
-            "ends": "of all neurons" if estimator == "paper_global" else "of each neuron",
-            "counted": asdict(counts.counted),
-        }
+    def fixed(self, counts: Counts, ends: str, bins: int) -> Made:
+        """Add the counts between the ends `of each neuron`, or `of all neurons` together."""
+        how = {"bins": bins, "ends": ends, "counted": asdict(counts.counted)}
         parts = self._shards("recount", "fixed counts", counts.merged, how)
         return self.draft.tree("merge_fixed", parts, self.data_name)
 
@@ -176,7 +174,7 @@ class Collection:
         made = self.draft.partial(
             "under",
             label,
-            {"site": "attn_pre_out", **self.settings, **self._on, **kept, **recipe},
+            {"site": self.site, **self.settings, **self._on, **kept, **recipe},
             {**self.common, **self.settings, **kept, **arguments},
             after=[self.data, *after],
             cost=self.cost * passes,
@@ -189,7 +187,7 @@ class Collection:
         return [
             self.draft.partial(
                 kind,
-                f"{label} of shard {shard}",
+                f"{label} of shard {shard}{self.where}",
                 {"from": source.name, **how, "shard": shard, "shards": shards, **self._on},
                 {**self.common, **how, "from": source.file, "shard": shard},
                 after=[self.data, source],
@@ -198,21 +196,22 @@ class Collection:
             for shard in range(shards)
         ]
 
-    def statistics(self, counts: Counts, cell: str | None = None) -> None:
+    def statistics(self, counts: Counts, cell: str | None = None) -> tuple[Made, ...]:
         """Add the tables of statistics, one per group of planes; `cell` is the ablation if any."""
         facts = self.ref.facts
         planes = len(counts.counted.starts) * facts.layers
-        step = max(1, GROUP_ROWS // facts.neurons)
+        step = max(1, GROUP_ROWS // self.neurons)
         asked = self.spec.statistics.intervals
-        small = planes * facts.neurons <= INTERVALS_UP_TO
+        small = planes * self.neurons <= INTERVALS_UP_TO
         jackknife = bool(counts.shards) and (small if asked == "auto" else asked)
         shards = counts.shards if jackknife else ()
+        made = []
         for start in range(0, planes, step):
             span = {"start": start, "stop": min(start + step, planes)}
-            self.draft.add(
+            table = self.draft.add(
                 "reduce",
                 "statistics",
-                f"statistics from plane {start}",
+                f"statistics from plane {start}{self.where}",
                 {
                     "of": counts.names,
                     **span,
@@ -223,11 +222,12 @@ class Collection:
                     **counts.files,
                     **span,
                     "shards": [[one.file, two.file] for one, two in shards],
-                    "site": "attn_pre_out",
+                    "site": self.site,
                     "layers": facts.layers,
-                    "neurons": facts.neurons,
+                    "neurons": self.neurons,
                     "d_head": facts.d_head,
                     "dtype": self.ref.dtype,
+                    "basis": rotated(self.ref.basis),
                     "data_name": self.data_name,
                     "by": counts.counted.by,
                     "starts": list(counts.counted.starts),
@@ -236,3 +236,5 @@ class Collection:
                 after=[*counts.after, *(s for pair in shards for s in pair)],
                 folder="statistics",
             )
+            made.append(table)
+        return tuple(made)

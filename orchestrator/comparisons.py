@@ -1,173 +1,192 @@
-"""Comparisons: methods against each other, and against how much is held.
+"""Comparisons: curves side by side, over the same masks, documents and points.
 
-What is known of a method at a fraction is one number per mask and, for each of them,
-the documents' residuals. Methods share masks and documents, so they are compared pair by
-pair: mask with mask, document with document. Of several draws for one mask (donor seeds)
-the mean is taken first: they are no masks, and their spread is not in the interval.
+What is known of a method at a share is one number per mask and, for each of them, the
+documents' residuals. Curves that are compared share masks and documents, so they are
+paired: mask with mask (by seed), document with document. Of several draws for one mask
+(donor seeds) the mean is taken first: they are no masks, and their spread is not in the
+interval. A rule that draws nothing has one mask; beside a rule that draws many, its one
+number is set against each of them.
 
-The area between two curves is the default single test of "a is better than b": one number
-per mask for all fractions together, so nobody has to choose a fraction afterwards.
+Curves are compared where they hold *the same share*. Methods and bases always do. Two rules
+need not: a file lists four units, and half of them is two; 0.3 of the heads is one in every
+layer, or a third of all. More held units cost more whatever the rule, so there a difference
+says nothing of the rules: the point has a reason in place of a number, and so has the area.
+
+The area is a curve's mean level over the held share: trapezoids from its smallest share
+(0, the unablated model) to its largest, divided by that range, so it has the metric's
+unit whatever the range. It makes one number per mask of all points together, so nobody
+has to choose a fraction afterwards: the default single test of "a is better than b".
 
 Weak where masks are few: with three of them an interval is wide, and says so rightly.
 
-Shapes: C cells, G documents, M masks, F fractions of the group, K of them that are compared,
-D draws of one mask.
+Shapes: M masks, P points of a curve, K of them that a number is made of, D draws of one
+mask, G documents, X numbers, C curves, `...` any leading axes.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
-from orchestrator.answers import (
-    GROUP,
-    METRICS,
-    Answers,
-    Grid,
-    Group,
-    Integers,
-    answers,
-    groups,
-    label,
-    nominal,
-)
-from orchestrator.intervals import Estimate, Floats, crossed, trapezoid_weights
+from orchestrator.answers import Answers, Integers
+from orchestrator.groups import Curve
+from orchestrator.intervals import Estimate, Floats, trapezoid_weights
 
-_KEYS = dict.fromkeys(GROUP, pl.String)
-_ENDS = {"low": pl.Float64, "high": pl.Float64}
-_CONTRASTS = pl.Schema(
-    _KEYS
-    | {"fraction": pl.Float64, "metric": pl.String, "a": pl.String, "b": pl.String}
-    | {"estimate": pl.Float64}
-    | _ENDS
-    | {"p_adjusted": pl.Float64, "documents": pl.Int64, "masks": pl.Int64, "declared": pl.Boolean}
-)
-_CURVES = pl.Schema(
-    _KEYS
-    | {"method": pl.String, "parameters": pl.String, "metric": pl.String}
-    | {"held_share": pl.Float64, "mean": pl.Float64}
-    | _ENDS
-    | {"band": pl.String, "sd_masks": pl.Float64, "masks": pl.Int64}
-)
+SAME = 1e-12
+"""Held shares that lie no further apart than this are the same."""
+TOLD = 6
+"""Fractions that a reason names at most."""
+NOTHING = Estimate(value=np.array(np.nan), variance=np.array(np.nan), degrees=np.array(np.nan))
+"""The estimate where nothing is to be said."""
 
 
-def contrasts(
-    cells: pl.LazyFrame,
-    results: pl.LazyFrame,
-    declared: Sequence[tuple[str, str]],
-    *,
-    seed: int = 0,
-) -> pl.DataFrame:
-    """Return a − b for each declared pair of labels, metric and fraction above 0.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One thing that curves are compared at: a point, or the area."""
 
-    Fraction null is the area between the curves: a − b integrated over the held share by
-    trapezoids, from 0 to the largest share of the sweep, over masks answered at every fraction.
-    Where all masks hold the same (fraction 1) `masks` is 1 and the interval covers documents only.
-    `p_adjusted` is null. `seed` is not used: the intervals are in closed form, nothing is drawn.
+    fraction: float | None
+    """Nominal fraction of the point; None for the area."""
+    share: float | None
+    """Held share of the point; None for the area, and where the curves hold different shares."""
+    span: tuple[float, float]
+    """Smallest and largest share that it is made of."""
+    rows: Sequence[Integers]
+    """Per curve: rows of the answers, (M, K, D), of the masks that every curve has answered; a
+    single one where all masks are answered by the same cells."""
+    masks_M: Integers
+    """Which of the common masks these are."""
+    weights_K: Floats
+    """What a point counts."""
+    reason: str | None
+    """Why the curves are not to be compared here; None where they are."""
+
+    @property
+    def masks(self) -> int:
+        """Masks that are there, M."""
+        return len(self.masks_M)
+
+
+def steps(*curves: Curve) -> Iterator[Step]:
+    """Yield the points that all curves have, by growing share, then the area, if answered.
+
+    Fractions at which each curve holds what it held at a smaller one are that point again.
     """
-    del seed
-    points = nominal(cells)
-    keys: list[dict[str, object]] = []
-    found: list[Estimate] = []
-    for here in answers(points, results):
-        for group in groups(points, here):
-            grids = {label(*method): grid for method, grid in group.grids.items()}
-            for a, b in declared:
-                if a not in grids or b not in grids:
-                    continue
-                for fraction, at_K, weights_K in _steps(group, grids[a], grids[b]):
-                    pair = [grids[x].rows_MFD[:, at_K] for x in (a, b)]
-                    there_M = np.all([(r >= 0).all(axis=(1, 2)) for r in pair], axis=0)
-                    if not there_M.any():
-                        continue
-                    pair = [r[there_M] for r in pair]
-                    masks = _masks(*pair)
-                    key = {"fraction": fraction, "a": a, "b": b, "declared": True}
-                    key |= {"documents": here.documents, "masks": masks}
-                    for metric in METRICS:
-                        of_a, of_b = (_level(here, metric, r[:masks], weights_K) for r in pair)
-                        keys.append({**group.keys, **key, "metric": metric})
-                        found.append(crossed(of_a[0] - of_b[0], of_a[1] - of_b[1]))
-    return _table(keys, found, _CONTRASTS, "estimate")
+    named: dict[tuple[int, ...], float] = {}
+    for fraction in sorted(set.intersection(*(set(c.point) for c in curves))):
+        named.setdefault(tuple(c.point[fraction] for c in curves), fraction)
+    places = sorted(named)
+    if not places:
+        return
+    at = [np.array(at_P, dtype=np.int64) for at_P in zip(*places, strict=True)]
+    paired = [rows[:, at_P] for rows, at_P in zip(_paired(curves), at, strict=True)]
+    share_CP = np.array([c.share_P[at_P] for c, at_P in zip(curves, at, strict=True)])
+    alike_P = np.ptp(share_CP, axis=0) <= SAME
+    for p, place in enumerate(places):
+        share = float(share_CP[0, p])
+        reason = None if alike_P[p] else _held(curves, place)
+        made = _step(paired, np.array([p]), np.ones(1), named[place], (share, share), reason)
+        if made is not None:
+            yield made
+    if len(places) > 1:
+        share_P = share_CP[0]
+        span = float(share_P[0]), float(share_P[-1])
+        weights_P, reason = np.full(len(places), np.nan), None
+        if alike_P.all():
+            weights_P = trapezoid_weights(share_P) / (span[1] - span[0])
+        else:
+            reason = _apart([named[places[p]] for p in np.flatnonzero(~alike_P)])
+        made = _step(paired, np.arange(len(places)), weights_P, None, span, reason)
+        if made is not None:
+            yield made
 
 
-def curves(cells: pl.LazyFrame, results: pl.LazyFrame, *, seed: int = 0) -> pl.DataFrame:
-    """Return the mean over masks per method and held share, of each metric and its change.
-
-    The band is pointwise: it covers each point by itself in 95 % of sweeps over other documents
-    and masks, not the whole curve. `sd_masks` is the s.d. over masks, null where all masks hold
-    the same. `seed` is not used: the bands are in closed form, nothing is drawn.
-    """
-    del seed
-    points = nominal(cells)
-    keys: list[dict[str, object]] = []
-    found: list[Estimate] = []
-    for here in answers(points, results):
-        for group in groups(points, here):
-            # Fractions so close that they hold the same units are one point of the curve.
-            _, at_F = np.unique(group.share_F, return_index=True)
-            for (method, parameters), grid in group.grids.items():
-                for at in at_F:
-                    rows_MD = grid.rows_MFD[grid.answered_MF[:, at], at]
-                    if not len(rows_MD):
-                        continue
-                    masks = _masks(rows_MD)
-                    name = {"method": method, "parameters": parameters}
-                    key = {**name, "held_share": group.share_F[at], "band": "pointwise"}
-                    for metric, value_M, residuals_MG in _metrics(here, group, rows_MD[:masks]):
-                        sd = float(value_M.std(ddof=1)) if masks > 1 else None
-                        more = {"metric": metric, "sd_masks": sd, "masks": masks}
-                        keys.append({**group.keys, **key, **more})
-                        found.append(crossed(value_M, residuals_MG))
-    return _table(keys, found, _CURVES, "mean")
+def _held(curves: Sequence[Curve], place: Sequence[int]) -> str:
+    """Return how much the first curve holds at its point, and how much one that differs does."""
+    held = [int(curve.held_P[p]) for curve, p in zip(curves, place, strict=True)]
+    other = next(count for count in held if count != held[0])
+    return f"the first holds {held[0]:,} of {curves[0].units:,} units, and the other {other:,}"
 
 
-def _level(
-    found: Answers, metric: str, rows_MKD: Integers, weights_K: Floats
+def _apart(fractions: Sequence[float]) -> str:
+    """Return at which fractions shares differ, and what to do."""
+    shown = ", ".join(f"{fraction:g}" for fraction in sorted(fractions)[:TOLD])
+    more = f" and {len(fractions) - TOLD} more" if len(fractions) > TOLD else ""
+    word = "fraction" if len(fractions) == 1 else "fractions"
+    return (
+        f"their shares differ at {word} {shown}{more}; choose fractions at which both hold the"
+        " same number"
+    )
+
+
+def _paired(curves: Sequence[Curve]) -> list[Integers]:
+    """Return each curve's rows, (M, P, D), of the masks that they have in common."""
+    drawn = [set(c.seeds) for c in curves if list(c.seeds) != [None]]
+    if not drawn:
+        return [c.rows_MPD for c in curves]
+    common = sorted(set.intersection(*drawn), key=lambda seed: (seed is not None, seed))
+    return [
+        c.rows_MPD[
+            np.zeros(len(common), dtype=np.int64)
+            if list(c.seeds) == [None]
+            else np.array([c.seeds.index(seed) for seed in common], dtype=np.int64)
+        ]
+        for c in curves
+    ]
+
+
+def _step(
+    paired: Sequence[Integers],
+    at_K: Integers,
+    weights_K: Floats,
+    fraction: float | None,
+    span: tuple[float, float],
+    reason: str | None,
+) -> Step | None:
+    rows = [r[:, at_K] for r in paired]
+    there_M = np.flatnonzero(np.all([(r >= 0).all(axis=(1, 2)) for r in rows], axis=0))
+    if not len(there_M):
+        return None
+    rows = [r[there_M] for r in rows]
+    if all((np.sort(r, axis=-1) == np.sort(r[:1], axis=-1)).all() for r in rows):
+        rows, there_M = [r[:1] for r in rows], there_M[:1]
+    return Step(
+        fraction=fraction,
+        share=None if fraction is None or reason is not None else span[0],
+        span=span,
+        rows=rows,
+        masks_M=there_M,
+        weights_K=weights_K,
+        reason=reason,
+    )
+
+
+def levels(
+    found: Answers, metric: str, step: Step, curve: int = 0, base: int | None = None
 ) -> tuple[Floats, Floats]:
-    """Return each mask's number, (M,), and residuals, (M, G), over draws and K fractions."""
-    value_MK = found.ratio[metric][rows_MKD].mean(axis=2)
-    residuals_MKG = found.residuals[metric][rows_MKD].mean(axis=2)
-    return value_MK @ weights_K, np.einsum("mkg,k->mg", residuals_MKG, weights_K)
+    """Return one curve's number per mask, (M,), and residuals, (M, G); less a row, if `base`."""
+    rows_MKD = step.rows[curve]
+    value_MKD = found.ratio[metric][rows_MKD]
+    residuals_MKDG = found.residuals[metric][rows_MKD]
+    if base is not None:
+        # Before any mean, so that a row differs from itself by exactly nothing.
+        value_MKD = value_MKD - found.ratio[metric][base]
+        residuals_MKDG = residuals_MKDG - found.residuals[metric][base]
+    residuals_MKG = residuals_MKDG.mean(axis=2)
+    value_M = value_MKD.mean(axis=2) @ step.weights_K
+    return value_M, np.einsum("mkg,k->mg", residuals_MKG, step.weights_K)
 
 
-def _metrics(
-    found: Answers, group: Group, rows_MD: Integers
-) -> Iterator[tuple[str, Floats, Floats]]:
-    """Yield each metric and its change: name, each mask's number and residuals."""
-    for metric in METRICS:
-        ratio_C, residuals_CG = found.ratio[metric], found.residuals[metric]
-        value_MD, residuals_MDG = ratio_C[rows_MD], residuals_CG[rows_MD]
-        yield metric, value_MD.mean(axis=1), residuals_MDG.mean(axis=1)
-        if group.baseline >= 0:
-            value_MD = value_MD - ratio_C[group.baseline]
-            residuals_MDG = residuals_MDG - residuals_CG[group.baseline]
-            yield f"d_{metric}", value_MD.mean(axis=1), residuals_MDG.mean(axis=1)
+def combined(
+    found: Answers, metric: str, step: Step, signs: Sequence[int]
+) -> tuple[Floats, Floats]:
+    """Return the curves' signed sum: its number per mask, (M,), and residuals, (M, G)."""
+    parts = [levels(found, metric, step, curve) for curve in range(len(signs))]
+    value_M = np.sum([s * v for s, (v, _) in zip(signs, parts, strict=True)], axis=0)
+    residuals_MG = np.sum([s * r for s, (_, r) in zip(signs, parts, strict=True)], axis=0)
+    return value_M, residuals_MG
 
 
-def _steps(group: Group, a: Grid, b: Grid) -> Iterator[tuple[float | None, Integers, Floats]]:
-    """Yield what two methods are compared at: a fraction or null, which K fractions, weights."""
-    both_K = np.flatnonzero(a.planned_F & b.planned_F)
-    held_K = both_K[group.share_F[both_K] > 0]
-    for at in held_K:
-        yield group.fractions[at], np.array([at]), np.ones(1)
-    if len(held_K):
-        yield None, both_K, trapezoid_weights(group.share_F[both_K])
-
-
-def _masks(*rows: Integers) -> int:
-    """Return how many masks there are; 1 when all of them are answered by the same cells."""
-    alike = all((np.sort(r, axis=-1) == np.sort(r[:1], axis=-1)).all() for r in rows)
-    return 1 if alike else len(rows[0])
-
-
-def _table(
-    keys: list[dict[str, object]], found: list[Estimate], schema: pl.Schema, value: str
-) -> pl.DataFrame:
-    """Return rows of keys with their estimates and intervals; null where there is no number."""
+def stacked(found: Sequence[Estimate]) -> Estimate:
+    """Return X estimates of one number each as one, (X,)."""
     parts = ("value", "variance", "degrees")
-    every = Estimate(**{x: np.array([getattr(e, x) for e in found], dtype=float) for x in parts})
-    ends = pl.DataFrame({value: every.value, "low": every.low, "high": every.high})
-    frame = pl.DataFrame(keys, schema={k: v for k, v in schema.items() if k not in ends.columns})
-    frame = frame.hstack(ends).select(schema.names()).fill_nan(None)
-    return frame.sort([k for k in schema if k not in ends.columns], nulls_last=True)
+    return Estimate(**{x: np.array([getattr(e, x) for e in found], dtype=float) for x in parts})

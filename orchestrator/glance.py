@@ -11,10 +11,12 @@ from pathlib import Path
 
 from orchestrator import inspection, plan
 from orchestrator.mistakes import Mistake, SpecError
-from orchestrator.spec import parse
+from orchestrator.spec import Plugins, parse
 
 
-def glance(raw: object, found: Sequence[Mistake], base: Path) -> list[Mistake]:
+def glance(
+    raw: object, found: Sequence[Mistake], base: Path, plugins: Plugins | None = None
+) -> list[Mistake]:
     """Return more mistakes of a file than `found`; its relative paths start at `base`."""
     if not isinstance(raw, Mapping):
         return []
@@ -24,11 +26,13 @@ def glance(raw: object, found: Sequence[Mistake], base: Path) -> list[Mistake]:
     rest = {k: v for k, v in raw.items() if k not in roots}
     if "methods" in roots:
         rest["methods"] = ["zero"]
+    if roots & {"methods", "selections", "basis"}:
         rest.pop("contrasts", None)
     if "data" in roots:
         return _models(raw, base)  # without its data, whether a model has any can't be said
+    told = {name: {"digest": ""} for name in plugins or {}}  # nothing of this plan is run
     try:
-        plan.make(parse(rest), base=base, device="cpu")
+        plan.make(parse(rest, plugins), base=base, device="cpu", plugins=told)
     except SpecError as error:
         return error.mistakes
     return []

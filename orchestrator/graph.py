@@ -1,93 +1,184 @@
 """The graph: the tasks of one model, each after the tasks whose files it reads.
 
     data ─┬─ donors ──────────────────────────────────────┐
-          ├─ collection ─┬─ statistics                    │
-          │              └─ centres ──────────────────────┼─ cells
-    selections ───────────────────────────────────────────┘
+          ├─ collection ─┬─ statistics ─┬─ orders ────────┤
+          │              │              └─ learned ───────┼─ cells
+          │              └─ centres ──────────────────────┤
+          └─ random masks ── effects ── orders ───────────┘
 
-Collection is a graph of its own (`orchestrator.collection`). Where statistics are
-collected again as ablation proceeds, it also builds on selections and centres
-(`orchestrator.chains`).
+Collection is a graph of its own (`orchestrator.collection`), as are the orders in which
+units are held (`orchestrator.orders`). Where statistics are collected again as
+ablation proceeds, collection also builds on orders and centres (`orchestrator.chains`).
+
+Each basis of a model has a graph; what knows nothing of the model's axes, as its data,
+has the same name in all of them and is made once.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from orchestrator.cells import Inputs
-from orchestrator.chains import chain
+from orchestrator.arms import MethodSpec
+from orchestrator.cells import turned
 from orchestrator.collection import Collection, Counts, stratified
 from orchestrator.draft import Draft, Made
-from orchestrator.names import slug
-from orchestrator.sections import MethodSpec
+from orchestrator.labels import rotated
+from orchestrator.names import canonical, slug
 from orchestrator.spec import Spec
-from orchestrator.tasks import Task
-from workers.messages import ModelRef
+from workers.messages import ModelRef, Site
+from workers.published import PUBLISHED
+
+DRAWS = 8
+"""Donors of a sequence where layers, heads or neurons take theirs independently."""
 
 
-class Builder:
-    """Adds the tasks of one model, but for its evaluations."""
+class Graph:
+    """Adds the tasks of one model in one basis, but for its orders and evaluations."""
 
     def __init__(
-        self, spec: Spec, ref: ModelRef, data: str, base: Path, digests: Mapping[str, str]
+        self,
+        spec: Spec,
+        ref: ModelRef,
+        data: str,
+        base: Path,
+        digests: Mapping[str, str],
+        plugins: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        """Start with nothing; `digests` are those of the data sources, by name."""
-        self.spec, self.ref, self.data, self.base, self.digests = spec, ref, data, base, digests
+        """Start with the data; `digests` are those of the data sources, by name.
+
+        `plugins` are a user's own methods, by name, as told to tasks.
+        """
+        self.spec, self.ref, self.data_name = spec, ref, data
+        self.base, self.digests, self.plugins = base, digests, plugins
         self.draft = Draft(spec, ref)
+        groups = turned(spec, ref)
+        self.sites = tuple(dict.fromkeys(site for group in groups for site in group))
+        self.collected_on = spec.statistics.data or data
+        self.data = self._data(data)
+        self._collections: dict[tuple[Site, str], Collection] = {}
+        self._counts: dict[tuple[Site, str], Counts] = {}
+        self._tables: dict[tuple[Site, str], tuple[Made, ...]] = {}
+        self._strata: dict[tuple[Site, str], Counts] = {}
+        self._centres: dict[tuple[Site, str], Made] = {}
+
+    def build(self) -> None:
+        """Add what every sweep leaves: statistics, and the constants of its methods."""
+        for site in self.sites:
+            self.tables(site)
+            for by in ("position", "class"):
+                self._stratified(site, by)
+            for method in self.spec.methods:
+                if method.constant and method.method != "optimal":
+                    self.centre(site, method)
 
     @property
-    def tasks(self) -> list[Task]:
-        """The tasks so far."""
-        return self.draft.tasks
+    def starts(self) -> tuple[int, ...]:
+        """First position of every bucket, for constants by position."""
+        found = stratified(self.spec, self.ref.facts, self.collected_on, "position")
+        return found.starts if found else ()
 
-    def build(self) -> Inputs:
-        """Add every task of the model but its evaluations; return what its cells need."""
-        source = self.spec.statistics.data or self.data
-        data = self._data(self.data)
-        selections = {seed: self._selection(seed) for seed in self.spec.seeds.masks}
-        donors = {}
-        for method in self.spec.methods:
-            if method.method == "resample":
-                of = method.parameters["source"]
-                for seed in self.spec.seeds.donors:
-                    donors[of, seed] = self._donors(data, of, seed)
-        positions = stratified(self.spec, self.ref.facts, source, "position")
-        inputs = Inputs(
-            data=data,
-            selections=selections,
-            centres={},
-            donors=donors,
-            starts=positions.starts if positions else (),
+    def collection(self, site: Site, source: str | None = None) -> Collection:
+        """Return the collection at a site, on the sweep's source or another."""
+        source = source or self.collected_on
+        if (site, source) not in self._collections:
+            made = Collection(self.draft, site, source, self._data(source))
+            self._collections[site, source] = made
+        return self._collections[site, source]
+
+    def counts(self, site: Site, source: str | None = None) -> Counts:
+        """Return the counts of the bare model at a site."""
+        key = (site, source or self.collected_on)
+        if key not in self._counts:
+            self._counts[key] = self.collection(*key).counts()
+        return self._counts[key]
+
+    def tables(self, site: Site, source: str | None = None) -> tuple[Made, ...]:
+        """Return the statistics of the bare model at a site."""
+        key = (site, source or self.collected_on)
+        if key not in self._tables:
+            self._tables[key] = self.collection(*key).statistics(self.counts(*key))
+        return self._tables[key]
+
+    def _stratified(self, site: Site, by: str) -> Counts | None:
+        counted = stratified(self.spec, self.ref.facts, self.collected_on, by)
+        if counted is not None and (site, by) not in self._strata:
+            made = self._strata[site, by] = self.collection(site).counts(counted)
+            self.collection(site).statistics(made)
+        return self._strata.get((site, by))
+
+    def centre(self, site: Site, method: MethodSpec) -> Made:
+        """Return the constants of a method at a site, from the bare model's statistics."""
+        if (site, method.label) not in self._centres:
+            self._centres[site, method.label] = self._centre(site, method)
+        return self._centres[site, method.label]
+
+    def _centre(self, site: Site, method: MethodSpec) -> Made:
+        if method.method == "zero":
+            return self.centre_of(site, method, None)
+        if method.plugin is not None:
+            return self.centre_of(site, method, self.tables(site))
+        if method.by_position:
+            return self.centre_of(site, method, self._stratified(site, "position"))
+        whole = self.counts(site)
+        if not method.published:
+            return self.centre_of(site, method, whole)
+        of = PUBLISHED[method.estimator]
+        return self.centre_of(site, method, self.collection(site).fixed(whole, of.ends, of.bins))
+
+    def centre_of(
+        self,
+        site: Site,
+        method: MethodSpec,
+        of: Counts | Made | tuple[Made, ...] | None,
+        cell_of: Callable[[Made], str] | None = None,
+    ) -> Made:
+        """Add the constants of a method from counts, fixed counts or tables.
+
+        `cell_of` names the one cell they are for.
+        """
+        facts = self.ref.facts
+        how: dict[str, object] = {"method": method.method, "parameters": dict(method.plain)}
+        shape = {"layers": facts.layers, "neurons": facts.neurons_at(site)}
+        recipe = {**how, **self.axes}
+        arguments: dict[str, object] = {**how, **shape, "site": site}
+        after: list[Made] = []
+        if isinstance(of, Counts):
+            recipe["of"], after = of.names, of.after
+            arguments |= {**of.files, "starts": list(of.counted.starts), "by": of.counted.by}
+        elif isinstance(of, Made):
+            recipe["of"], after = of.name, [of]
+            arguments["of"] = of.file
+        elif of is not None:
+            recipe["of"], after = [made.name for made in of], list(of)
+            recipe["plugin"] = self.plugins[method.method]["digest"]
+            arguments |= {
+                "statistics": [made.file for made in of],
+                "plugin": self.plugins[method.method],
+            }
+        else:
+            recipe |= {**shape, "site": site}
+        if cell_of is not None:  # all that changes the cell's name, but for these constants
+            recipe["for"] = cell_of(Made(name="", file=""))
+        made = self.draft.named("centres", recipe, "centres")
+        return self.draft.add(
+            "reduce",
+            "centres",
+            f"centres {method.label} at {site}",
+            recipe,
+            {
+                **arguments,
+                "basis": rotated(self.ref.basis),
+                "data_name": self.collected_on,
+                "cell": cell_of and cell_of(made),
+            },
+            after=after,
+            folder="centres",
         )
-        return self._collected(data, source, inputs)
 
-    def _collected(self, data: Made, source: str, inputs: Inputs) -> Inputs:
-        """Add collection, statistics and constants; return the inputs with the constants."""
-        collected = data if source == self.data else self._data(source)
-        collection = Collection(self.draft, source, collected)
-        whole = collection.counts()
-        collection.statistics(whole)
-        strata = {}
-        for by in ("position", "class"):
-            counted = stratified(self.spec, self.ref.facts, source, by)
-            if counted is not None:
-                strata[by] = collection.counts(counted)
-                collection.statistics(strata[by])
-        fixed: dict[str, Made] = {}
-        for method in self.spec.methods:
-            if not method.constant:
-                continue
-            of: Counts | Made | None = strata["position"] if method.by_position else whole
-            if method.published:
-                estimator = method.parameters["estimator"]
-                fixed.setdefault(estimator, collection.fixed(whole, estimator))
-                of = fixed[estimator]
-            made = self._centres(method, None if method.method == "zero" else of)
-            inputs = replace(inputs, centres={**inputs.centres, (method.label, None, None): made})
-            if self.spec.statistics.mode != "one_shot" and method.method != "zero":
-                for seed in self.spec.seeds.masks:
-                    inputs = chain(collection, method, seed, inputs, self._centres)
-        return inputs
+    @property
+    def axes(self) -> dict[str, object]:
+        """What tells the recipes of a rotated model apart where nothing else in them does."""
+        return {} if self.ref.basis is None else {"basis": self.ref.basis}
 
     def _data(self, key: str) -> Made:
         facts, data = self.ref.facts, self.spec.data[key]
@@ -115,79 +206,72 @@ class Builder:
         file = f"data/{self.draft.slug}/{slug(key)}.parquet"
         return self.draft.add("prepare", "data", key, recipe, arguments, folder="data", file=file)
 
-    def _selection(self, seed: int) -> Made:
+    def donors(self, method: MethodSpec, seed: int) -> Made:
+        """Return whose donor is whose, for a method that takes donors."""
         facts = self.ref.facts
-        recipe = {
-            "site": "attn_pre_out",
-            "unit": "neuron",
-            "selection": "random",
-            "seed": seed,
-            "layers": facts.layers,
-            "neurons": facts.neurons,
+        masked = facts.modality == "masked"
+        source = method.source(facts.modality)
+        draws = 1 if method.word("drawn") == "joint" else DRAWS
+        how: dict[str, object] = {"source": source, "seed": seed}
+        choices = {
+            "donor": method.word("donor"),
+            "behaviour": method.word("behaviour"),
+            "draws": draws,
+        }
+        made_up: dict[str, object] = {}
+        if source != "dataset":
+            made_up = {
+                "vocabulary": facts.vocabulary,
+                "tokenizer": facts.tokenizer,
+                "specials": dict(facts.specials),
+                "masking": self.spec.seeds.masking if masked else None,
+            }
+        generated = self._generated(seed, draws) if source == "generated" else None
+        recipe = {"data": self.data.name, **how, **choices, **made_up}
+        if generated is not None:
+            recipe["generated"] = generated.name
+        # Where only a document's first window begins with bos, donors are matched on it.
+        first = self.spec.data[self.data_name].bos == "first"
+        arguments = {
+            **how,
+            **choices,
+            "specials": dict(facts.specials),
+            "vocabulary": facts.vocabulary,
+            "modality": facts.modality,
+            "window": facts.window,
+            "masking": self.spec.seeds.masking if masked else None,
+            "folder": self.ref.folder,
+            "data": self.data.file,
+            "data_name": self.data_name,
+            "opening": facts.specials.get("bos") if first else None,
+            "closing": facts.specials.get("eos") if masked else None,
+            "generated": generated.file if generated else None,
         }
         return self.draft.add(
             "prepare",
-            "selection",
-            f"order of mask {seed}",
+            "donors",
+            f"donors {canonical(how)}",
             recipe,
-            {**recipe, "data_name": self.data},
-            folder="selections",
+            arguments,
+            after=[self.data, *([generated] if generated else [])],
+            folder="donors",
         )
 
-    def _donors(self, data: Made, source: str, seed: int) -> Made:
-        recipe = {"data": data.name, "source": source, "seed": seed}
-        masked = self.ref.facts.modality == "masked"
-        closing = self.ref.facts.specials.get("eos") if masked else None
-        # Where only a document's first window begins with bos, donors are matched on it.
-        first = self.spec.data[self.data].bos == "first"
-        arguments = {
-            **recipe,
-            "data": data.file,
-            "data_name": self.data,
-            "opening": self.ref.facts.specials.get("bos") if first else None,
-            "closing": closing,
-        }
-        label = f"donors {source} {seed}"
-        return self.draft.add(
-            "prepare", "donors", label, recipe, arguments, after=[data], folder="donors"
-        )
-
-    def _centres(
-        self,
-        method: MethodSpec,
-        of: Counts | Made | None,
-        cell_of: Callable[[Made], str] | None = None,
-    ) -> Made:
-        """Add the constants of a method, from counts; `cell_of` names the one cell they are for."""
+    def _generated(self, seed: int, draws: int) -> Made:
+        """Add the texts that the model itself writes as donors."""
         facts = self.ref.facts
-        recipe: dict[str, object] = {
-            "method": method.method,
-            "parameters": dict(method.parameters),
+        on = {"weights": self.ref.weights, "dtype": self.ref.dtype, "data": self.data.name}
+        how: dict[str, object] = {
+            "seed": seed,
+            "draws": draws,
+            "batch_tokens": self.spec.evaluation.batch_tokens,
         }
-        shape = {"layers": facts.layers, "neurons": facts.neurons}
-        arguments: dict[str, object] = {**recipe, **shape, "site": "attn_pre_out"}
-        after: list[Made] = []
-        if isinstance(of, Counts):
-            recipe["of"], after = of.names, of.after
-            arguments |= {**of.files, "starts": list(of.counted.starts), "by": of.counted.by}
-        elif of is not None:
-            recipe["of"], after = of.name, [of]
-            arguments["of"] = of.file
-        else:
-            recipe |= shape
-        if cell_of is not None:  # all that changes the cell's name, but for these constants
-            recipe["for"] = cell_of(Made(name="", file=""))
-        made = self.draft.named("centres", recipe, "centres")
-        return self.draft.add(
-            "reduce",
-            "centres",
-            f"centres {method.label}",
-            recipe,
-            {
-                **arguments,
-                "data_name": self.spec.statistics.data or self.data,
-                "cell": cell_of and cell_of(made),
-            },
-            after=after,
-            folder="centres",
+        positions = self.spec.data[self.data_name].positions("evaluate", facts.window)
+        return self.draft.partial(
+            "generate",
+            f"texts of its own, seed {seed}",
+            {**how, **on},
+            {**how, "data": self.data.file, "data_name": self.data_name},
+            after=[self.data],
+            cost=float(facts.parameters * positions * draws),
         )

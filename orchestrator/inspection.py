@@ -22,7 +22,7 @@ from orchestrator.names import canonical
 from workers import zoo
 from workers.messages import ModelFacts
 
-FORMAT = 1
+FORMAT = 2
 """Raise when facts are read differently, so that kept ones are read again."""
 
 

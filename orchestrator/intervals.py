@@ -27,6 +27,9 @@ Coverage of the nominal 95 %, measured by `benchmarks/intervals.py` (ratios of k
     all three, skewed              94 – 96 %
     interaction alone              97 – 98 %
 
+Everything else that is an interval is made of these: areas and differences of differences are
+linear in them, `orchestrator.gap` and `orchestrator.bands` say what they add.
+
 Weak when a few documents carry most of the loss or of the tokens: no formula on 20 of them
 sees the tail. What was not chosen: min(G, M) − 1 degrees cover up to 100 %, twice as wide at
 three masks; the pigeonhole bootstrap with normal quantiles covers 74 – 76 % at three masks
@@ -50,6 +53,11 @@ FEW_CLUSTERS = 30
 """With fewer documents than this, an interval is reported together with a warning."""
 
 
+FEW_MASKS = 6
+"""With fewer masks than this (but more than one), how masks vary is hardly known: single intervals
+allow for that, but neither small p-values nor correlations between points can be trusted."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """A number, and how far it could be off. NaN where there is nothing to say it from."""
@@ -64,10 +72,27 @@ class Estimate:
     @property
     def half_width(self) -> Floats:
         """Half the width of the `LEVEL` interval, (...); exactly 0 where nothing varies."""
+        return self.half_width_at(LEVEL)
+
+    def half_width_at(self, level: float | Floats) -> Floats:
+        """Return half the width of an interval of nominal coverage `level`, (...)."""
         spread = np.sqrt(self.variance)
         # Where nothing varies the degrees are 0/0; one degree keeps 0 x t from becoming NaN.
         degrees = np.where(self.variance == 0, 1.0, self.degrees)
-        return np.asarray(spread * student.ppf((1 + LEVEL) / 2, degrees), dtype=np.float64)
+        quantile = student.ppf((1 + np.asarray(level)) / 2, degrees)
+        return np.asarray(spread * quantile, dtype=np.float64)
+
+    @property
+    def p(self) -> Floats:
+        """Two-sided p of "the value is 0", (...): below 1 − `LEVEL` where the interval is off 0.
+
+        Where nothing varies it is 1 if the value is 0, and 0 if it is not.
+        """
+        degrees = np.where(self.variance == 0, 1.0, self.degrees)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            size = np.where(self.value == 0, 0.0, np.abs(self.value) / np.sqrt(self.variance))
+        known = np.isfinite(self.value) & ~np.isnan(self.variance)
+        return np.where(known, 2 * student.sf(size, degrees), np.nan)
 
     @property
     def low(self) -> Floats:

@@ -18,8 +18,12 @@ from collections.abc import Mapping
 
 ALGORITHM: Mapping[str, int] = {
     "data": 1,
-    "donors": 1,
-    "selection": 1,
+    "donors": 2,
+    "generate": 1,
+    "selection": 2,
+    "norms": 1,
+    "probe": 1,
+    "effects": 1,
     "pilot": 2,
     "collect": 2,
     "widen": 1,
@@ -28,9 +32,10 @@ ALGORITHM: Mapping[str, int] = {
     "recount": 2,
     "merge_fixed": 2,
     "under": 1,
-    "statistics": 2,
-    "centres": 2,
-    "cell": 1,
+    "statistics": 3,
+    "centres": 3,
+    "learn": 1,
+    "cell": 2,
 }
 
 LENGTH = 24

@@ -11,71 +11,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from orchestrator.mistakes import one_of
+from workers.messages import SITES
 
-METHODS = ("zero", "mean", "peak", "resample")
-LATER_METHODS = ("median", "quantile", "optimal", "marginal", "noise", "nearest_peak")
-ESTIMATORS = ("smooth", "half_sample", "paper", "paper_global")
-LATER_RESAMPLES = ("random", "random_tokens", "random_characters", "generated", "random_pixels")
 LARGEST_SEED = 2**63 - 1
 """Seeds are columns of 64-bit integers."""
-
-_BY = ("all", "position")
-_PARAMETERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "zero": {},
-    "mean": {"by": _BY},
-    "peak": {"estimator": ESTIMATORS, "by": _BY},
-    "resample": {"source": ("dataset",)},
-}
-"""What each method's parameters may be; the first is the default."""
-_LATER = {"estimator": (), "by": (), "source": LATER_RESAMPLES}
-_NAMED_ALWAYS = ("estimator", "source")
-"""Parameters that stand in a method's name even where they are the default."""
-USUAL = ("smooth", "dataset")
-"""Of these, the ones that a method's label leaves out."""
-_WORDS = {"estimator": "peak estimator", "source": "resample source", "by": "`by`"}
-
-
-def method(value: object) -> object:
-    """Return {method, parameters} for `peak`, `peak(paper)` or `{peak: {estimator: paper}}`."""
-    name: object
-    given: object
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\w+)\(([\w, ]+)\)", value)
-        name = match[1] if match else value
-        given = [word.strip() for word in match[2].split(",")] if match else {}
-    elif isinstance(value, Mapping) and len(value) == 1:
-        name, given = next(iter(value.items()))
-    else:
-        raise ValueError(
-            f"found {value!r}, expected a method's name (`mean`) or a mapping of one name to its"
-            " parameters (`{peak: {estimator: paper}}`)"
-        )
-    name = one_of(str(name), METHODS, LATER_METHODS, "method")
-    known = _PARAMETERS[name]
-    if given and not known:
-        raise ValueError(f"method {name!r} takes no parameters, found {given!r}")
-    if isinstance(given, list):
-        given = {_parameter_of(word, known): word for word in given}
-    given = given or {}
-    if not isinstance(given, Mapping) or set(given) - set(known):
-        takes = " and ".join(repr(key) for key in known)
-        raise ValueError(f"method {name!r} takes {takes}, found {given!r}")
-    chosen = {
-        key: one_of(str(given.get(key, choices[0])), choices, _LATER[key], _WORDS[key])
-        for key, choices in known.items()
-    }
-    if chosen.get("by") == "position" and str(chosen.get("estimator", "")).startswith("paper"):
-        raise ValueError(
-            f"{name!r} by position has the estimators smooth and half_sample; the published ones"
-            " are of all positions together"
-        )
-    kept = {k: v for k, v in chosen.items() if k in _NAMED_ALWAYS or v != known[k][0]}
-    return {"method": name, "parameters": kept}
-
-
-def _parameter_of(word: str, known: Mapping[str, tuple[str, ...]]) -> str:
-    """Return the parameter that a word in brackets is a value of; the first when of none."""
-    return next((key for key, choices in known.items() if word in choices), next(iter(known)))
 
 
 def fractions(value: object) -> object:
@@ -140,18 +79,50 @@ def _seed_list(value: object, what: str) -> tuple[int, ...]:
 
 
 def site(value: object) -> object:
-    """Return the name of a site that can be held."""
-    return one_of(str(value), ("attn_pre_out",), ("mlp_mid",), "site")
+    """Return the sites that are held together, a tuple; one by itself for its name alone."""
+    names = value if isinstance(value, (list, tuple)) else str(value).split("+")
+    found = tuple(one_of(str(name), SITES, (), "site") for name in names)
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"found {value!r}, expected one site, or two that are held together")
+    return tuple(site for site in SITES if site in found)
 
 
 def unit(value: object) -> object:
     """Return the name of a unit that can be held."""
-    return one_of(str(value), ("neuron",), ("head",), "unit")
+    return one_of(str(value), ("neuron", "head"), (), "unit")
 
 
-def selection(value: object) -> object:
-    """Return the name of a rule that chooses units."""
-    return one_of(str(value), ("random",), ("score", "explicit"), "selection")
+def layers(value: object) -> object:
+    """Return `all`, `each`, or the numbers of some layers, ascending."""
+    if value in ("all", "each"):
+        return value
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(
+            f"found {value!r}, expected `all`, `each` (every layer by itself) or a list of layers"
+            " that are held together (`[0, 3]`)"
+        )
+    if not all(type(v) is int and v >= 0 for v in value) or len(set(value)) < len(value):
+        raise ValueError(f"found {value!r}, expected the numbers of layers from 0, each once")
+    return tuple(sorted(value))
+
+
+def basis(value: object) -> object:
+    """Return the seeds of rotations, after None for the checkpoint's own axes.
+
+    `own`, `{rotate: 0}` or `{rotate: [0, 1]}`: a control stands beside what it controls.
+    """
+    if value == "own":
+        return (None,)
+    if isinstance(value, (list, tuple)) and value and value[0] is None:  # as resolved
+        return tuple(value)
+    seeds = value.get("rotate") if isinstance(value, Mapping) and set(value) == {"rotate"} else None
+    if seeds is None:
+        raise ValueError(f"found {value!r}, expected `own` or the seed of a rotation, {_ROTATE}")
+    found = _seed_list([seeds] if type(seeds) is int else seeds, "rotations")
+    return (None, *found)
+
+
+_ROTATE = "`{rotate: 0}`"
 
 
 def model(value: object) -> object:

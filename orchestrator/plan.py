@@ -9,13 +9,15 @@ with what a run folder already has.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from orchestrator import inspection, sources
-from orchestrator.cells import Cell, data_of, points
+from orchestrator.cells import Cell, data_of, points, scored
 from orchestrator.fitting import misfits
-from orchestrator.graph import Builder
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.names import name, slug
+from orchestrator.overlap import overlaps
+from orchestrator.replacements import Replacements
 from orchestrator.sections import DataSpec, ModelSpec
 from orchestrator.spec import Spec
 from orchestrator.tasks import Task
@@ -40,11 +42,18 @@ class Plan:
     """The distinct cells, by name, in the order of the sweep file."""
 
 
-def make(spec: Spec, *, base: Path, device: str, fetch: bool = False) -> Plan:
+def make(
+    spec: Spec,
+    *,
+    base: Path,
+    device: str,
+    fetch: bool = False,
+    plugins: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Plan:
     """Return the plan of a spec whose relative paths start at `base`.
 
-    Raises SpecError with every mistake that shows only when models, sources and
-    fractions are looked at together.
+    `plugins` are a user's own methods, by name, as told to tasks. Raises SpecError with
+    every mistake that shows only when models, sources and fractions are looked at together.
     """
     refs, mistakes = _models(spec, base, device, fetch)
     found, more = _sources(spec, base)
@@ -52,24 +61,26 @@ def make(spec: Spec, *, base: Path, device: str, fetch: bool = False) -> Plan:
     if not more:
         mistakes += _collected(spec, refs, found)
         spec, more = _fill_data(spec, refs, found)
-        mistakes += more
-    mistakes += misfits(spec, refs)
+        mistakes += [*more, *overlaps(spec, found)]
+    mistakes += misfits(spec, refs, base)
     if mistakes:
         raise SpecError(mistakes)
-    tasks: list[Task] = []
+    tasks: dict[str, Task] = {}
     rows: list[Mapping[str, object]] = []
     cells: dict[str, Cell] = {}
     digests = {key: source.digest() for key, source in found.items()}
     for model in spec.models:
-        ref = refs[model.id]
         assert model.data is not None
-        builder = Builder(spec, ref, model.data, base, digests)
-        inputs = builder.build()
-        tasks += builder.tasks
-        for point in points(spec, ref, inputs):
-            rows.append(point.row)
-            cells.setdefault(point.cell.name, point.cell)
-    return Plan(spec=spec, models=refs, tasks=tuple(tasks), rows=tuple(rows), cells=cells)
+        for basis in spec.basis:
+            ref = replace(refs[model.id], basis=basis)
+            made = Replacements(spec, ref, model.data, base, digests, plugins or {})
+            for point in points(spec, ref, made.inputs):
+                rows.append(point.row)
+                cells.setdefault(point.cell.name, point.cell)
+            # What knows nothing of a model's axes is the same file in every basis.
+            tasks |= {task.file: task for task in made.tasks if task.file not in tasks}
+    every = tuple(tasks.values())
+    return Plan(spec=spec, models=refs, tasks=every, rows=tuple(rows), cells=cells)
 
 
 def _models(
@@ -181,12 +192,18 @@ def _collected(
     spec: Spec, refs: Mapping[str, ModelRef], found: Mapping[str, sources.Source]
 ) -> list[Mistake]:
     """Return what is wrong with the source and the strata of the statistics."""
-    key, mistakes = spec.statistics.data or "", []
-    for ref in refs.values():
-        misfit = _misfit(ref.facts, spec.data[key], found[key]) if key in found else None
-        if misfit is not None:
-            message = f"{key} {misfit} ({ref.name}); sweep the models it fits by themselves"
-            mistakes.append(Mistake(path="statistics.data", message=message))
+    mistakes = []
+    named = {"statistics.data": spec.statistics.data}
+    for i, selection in enumerate(spec.selections):
+        other = selection.parameters.get("against")
+        named[f"selections[{i}]"] = None if other is None else str(other)
+    for path, key in named.items():
+        for ref in refs.values() if key in found else ():
+            assert key is not None
+            misfit = _misfit(ref.facts, spec.data[key], found[key])
+            if misfit is not None:
+                message = f"{key} {misfit} ({ref.name}); sweep the models it fits by themselves"
+                mistakes.append(Mistake(path=path, message=message))
     by_class = [i for i, s in enumerate(spec.statistics.strata) if s.by == "class"]
     if by_class and refs and all(ref.facts.modality != "image" for ref in refs.values()):
         message = "only images have classes, and no model takes images; use `position`"
@@ -206,7 +223,7 @@ def _misfit(facts: ModelFacts, data: DataSpec, source: sources.Source) -> str | 
 
 def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:
     """Return the task that answers these cells of one model in one call."""
-    ref = plan.models[cells[0].model]
+    ref = cells[0].ref
     names = sorted(c.name for c in cells)
     made = name("cell", {"of": names})
     after = dict.fromkeys(n for c in cells for n in c.after)
@@ -233,6 +250,8 @@ def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:
             "executions": f"executions/{slug(ref.name)}/part.{made}.parquet",
             "batch_tokens": evaluation.batch_tokens,
             "logits_bytes": evaluation.logits_bytes,
+            "scored": scored(plan.spec, ref.facts),
+            "kl": "kl" in evaluation.metrics,
             "cells": {c.name: dict(c.arguments) for c in cells},
         },
         cells=tuple(names),

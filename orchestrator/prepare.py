@@ -1,10 +1,8 @@
-"""Prepare: exactly what the models are fed, whose donor is whose, and what is held first.
+"""Prepare: exactly what the models are fed.
 
-Everything that is drawn at random is drawn here, once, from seeds of the spec,
-and written down: the windows and their corruption (`data/`), each evaluated
-sequence's donor (`donors/`) and the order in which neurons are held
-(`selections/`). Later stages only read, so every cell sees the same data and
-anyone can check a number without our code.
+The windows and their corruption are drawn here, once, from seeds of the spec, and
+written down. Later stages only read, so every cell sees the same data and anyone
+can check a number without our code.
 
 Roles never share a document: collection and evaluation take different splits
 or, where a source has none, documents are divided by the hash of their content,
@@ -23,16 +21,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orchestrator import sources
-from orchestrator.names import canonical
 from orchestrator.sections import DEFAULT_SEQUENCES, SHORTEST
 from orchestrator.sources import Document
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tasks import Task
 from workers.data import causal_targets, corrupt, windows
-from workers.selection import order
 from workers.tokenising import encode
-
-_PURPOSE = 3  # keeps this stream apart from those of `workers.selection` and `workers.data`
 
 
 class PrepareError(ValueError):
@@ -209,91 +203,3 @@ def _images(
             columns["target"].append(document.target)
     fixed = {"model": a["model"], "data": a["data_name"]}
     return rows("images", {**columns, **fixed}, len(columns["sequence"]))
-
-
-def donors(task: Task, store: Store) -> dict[str, object]:
-    """Write whose donor is whose.
-
-    A donor is a collection sequence of another document, chosen by (donor seed,
-    sequence) alone, so method, mask and fraction never change it. It begins with
-    the `opening` special token where its receiver does and nowhere else, and is
-    cut to the receiver's length, its `closing` special token moved along. So
-    special tokens stand at the same positions in both.
-    """
-    a = task.arguments
-    whole, seed = store.table(a["data"]), a["seed"]
-    opening, closing = a["opening"], a["closing"]
-    text = "input" in whole.column_names
-    wanted = ["sequence", "role", "document", *(["input"] if text else [])]
-    table = whole.select(wanted).to_pylist()
-    pool = [r for r in table if r["role"] == "collect"]
-    received = [r for r in table if r["role"] == "evaluate"]
-    chosen, inputs = [], []
-    for row in received:
-        length = len(row["input"]) if text else 0
-        others = [c for c in pool if c["document"] != row["document"]]
-        fit = [c for c in others if not text or _fits(c["input"], row["input"], opening)]
-        if not fit:
-            raise PrepareError(
-                f"no collection sequence of another document is as long as sequence"
-                f" {row['sequence']} ({length} positions), with special tokens where it has them;"
-                " collect more sequences"
-            )
-        key = np.array([seed, row["sequence"]], np.uint64)
-        counter = np.array([0, 0, 0, _PURPOSE], np.uint64)
-        draw = np.random.Generator(np.random.Philox(key=key, counter=counter))
-        donor = fit[int(draw.integers(len(fit)))]
-        chosen.append(donor["sequence"])
-        inputs.append(_cut(donor["input"], length, closing) if text else None)
-    columns = {
-        "model": a["model"],
-        "data": a["data_name"],
-        "source": a["source"],
-        "seed": seed,
-        "sequence": [r["sequence"] for r in received],
-        "donor": chosen,
-        "input": inputs,
-    }
-    store.commit(task.file, parquet(rows("donors", columns, len(received)), task.name))
-    return {"sequences": len(received)}
-
-
-def _fits(donor: list[int], receiver: list[int], opening: int | None) -> bool:
-    begin_alike = (donor[0] == opening) == (receiver[0] == opening)
-    return begin_alike and len(donor) >= len(receiver)
-
-
-def _cut(donor: list[int], length: int, closing: int | None) -> list[int] | None:
-    """Return what is fed instead of the donor's own input, or None when that has the length."""
-    if len(donor) == length:
-        return None
-    return donor[:length] if closing is None else [*donor[: length - 1], closing]
-
-
-def donors_digest(table: pa.Table) -> str:
-    """Return the SHA-256 of who gives to whom: what a cell records as really used."""
-    plain = table.select(["sequence", "donor", "input"]).to_pydict()
-    return hashlib.sha256(canonical(plain).encode()).hexdigest()
-
-
-def selection(task: Task, store: Store) -> dict[str, object]:
-    """Write the order in which neurons are held, per layer, for one mask seed."""
-    a = task.arguments
-    layers, neurons, seed = a["layers"], a["neurons"], a["seed"]
-    table = rows(
-        "selections",
-        {
-            "model": a["model"],
-            "data": a["data_name"],
-            "site": a["site"],
-            "unit": a["unit"],
-            "selection": a["selection"],
-            "parameters": "{}",
-            "seed": seed,
-            "layer": list(range(layers)),
-            "order": [order(neurons, seed=seed, layer=i).astype(np.int32) for i in range(layers)],
-        },
-        layers,
-    )
-    store.commit(task.file, parquet(table, task.name))
-    return {"layers": layers}

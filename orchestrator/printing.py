@@ -1,6 +1,8 @@
 """Printing: a plan, a status, statistics and a sweep's summary as tables on a terminal.
 
-Every interval is named for what it covers, and no number stands with a bare ±.
+What a terminal shows is short: of many groups of curves the first, of many contrasts the
+declared areas. The tables in the run folder have the rest, and it is said which. Every
+interval is named for what it covers, and no number stands with a bare ±.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +16,16 @@ from rich.text import Text
 from orchestrator.aggregate import method_label
 from orchestrator.budget import Budget
 from orchestrator.cells import data_of
+from orchestrator.groups import GROUP
 from orchestrator.plan import Plan
 from orchestrator.status import Status
+from workers.messages import ModelFacts
 
 SHARES = (0.1, 0.5, 0.9)
 """Held shares that the summary shows, where the sweep has them."""
+
+LINES = 12
+"""Contrasts that are told at most; with more areas, those at a half are left out."""
 
 OUTSIDE = 0.01
 """Share of a neuron's tokens outside its window from which on its statistics are told as poor."""
@@ -47,7 +54,7 @@ def plan_table(console: Console, made: Plan, needs: Budget) -> None:
         table.add_row(
             name,
             data_of(made.spec, name),
-            f"{ref.facts.layers} x {ref.facts.neurons:,}",
+            _hookpoints(made, ref.facts),
             f"{need.cells:,}",
             size(need.replica_bytes),
             size(need.disk_bytes),
@@ -58,6 +65,41 @@ def plan_table(console: Console, made: Plan, needs: Budget) -> None:
         f"rough time is that of one replica ({next(iter(made.models.values())).device});"
         f" {duration(needs.seconds)} in all"
     )
+    for line in _remarks(made):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _hookpoints(made: Plan, facts: ModelFacts) -> str:
+    """Return layers and neurons of every site of the sweep: `4 x 128, mlp 4 x 512`."""
+    sites = dict.fromkeys(site for group in made.spec.sites for site in group)
+    return ", ".join(
+        f"{'mlp ' if site == 'mlp_mid' else ''}{facts.layers} x {facts.neurons_at(site):,}"
+        for site in sites
+    )
+
+
+def _remarks(made: Plan) -> Iterator[str]:
+    """Yield what a sweep leaves out, and where peaks say little."""
+    for name, ref in made.models.items():
+        modality = ref.facts.modality
+        kind = {"image": "images", "masked": "masked text", "causal": "text"}[modality]
+        for method in made.spec.methods:
+            if not method.fits(modality):
+                yield f"{method.label} is left out for {name} ({kind})"
+    if not any("mlp_mid" in group for group in made.spec.sites):
+        return
+    for name, ref in made.models.items():
+        activation = ref.facts.activation
+        if "relu" in activation:
+            yield (
+                f"mlp_mid of {name} ({activation}): most values are exactly 0, so most peaks are 0"
+                " and holding there is zero ablation"
+            )
+        elif "gelu" in activation:
+            yield (
+                f"mlp_mid of {name} ({activation}): the density diverges at the function's minimum,"
+                " -0.17, and many peaks lie there whatever the neuron says"
+            )
 
 
 def _number(value: float | None, form: str, none: str = "unknown") -> str:
@@ -153,8 +195,10 @@ def summary_tables(
 ) -> Iterator[Table | str]:
     """Yield per model the baseline, then Top-1 and CE per method at some held shares.
 
-    Models and methods come in the order of the sweep file; each table fits 80 columns.
+    Models and methods come in the order of the sweep file; each table fits 80 columns. A model
+    with several groups of curves shows the first, and says how many more there are.
     """
+    curves = curves.filter(pl.col("band") == "pointwise")
     kinds = cells.select("method", "parameters").unique(maintain_order=True)
     labels = method_label(kinds)["label"].to_list()
     models = cells["model"].unique(maintain_order=True)
@@ -171,15 +215,31 @@ def summary_tables(
             f" (s.e. {top1_se}), CE {ce} nats (s.e. {ce_se}), standard errors over"
             f" {counted(base['documents'], 'document')}"
         )
-        here = method_label(curves.filter(pl.col("model") == model))
+        groups = cells.filter(pl.col("model") == model).select(GROUP).unique(maintain_order=True)
+        first = method_label(curves.join(groups.head(1), on=GROUP))
+        if groups.height > 1:
+            yield escape(", ".join(f"{c} {groups[c][0]}" for c in _varying(groups)) + ":")
         for metric, title, form in (("top1", "Top-1", "{:.1%}"), ("ce", "CE, nats", "{:.3f}")):
-            yield _levels(here.filter(pl.col("metric") == metric), labels, title, form)
+            rows = first.filter(pl.col("metric") == metric)
+            if rows.height:
+                yield _levels(rows, labels, title, form)
+        if groups.height > 1:
+            yield (
+                f"{counted(groups.height - 1, 'more group')} of curves of this model in"
+                f" curves.parquet, told apart by {', '.join(_varying(groups))}"
+            )
+
+
+def _varying(groups: pl.DataFrame) -> list[str]:
+    """Return the columns that tell groups apart."""
+    return [column for column in groups.columns if groups[column].n_unique() > 1]
 
 
 def _levels(rows: pl.DataFrame, labels: Sequence[str], title: str, form: str) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column(title)
-    shares = [s for s in rows["held_share"].unique().sort() if _shown(s)]
+    there = rows.filter(pl.col("held_share") > 0)["held_share"].unique().sort().to_list()
+    shares = [s for s in there if _shown(s)] or there[-len(SHARES) :]
     for share in shares:
         table.add_column(f"{share:.0%} held", justify="right", no_wrap=True)
     for label in labels:
@@ -201,16 +261,37 @@ def _shown(share: float) -> bool:
 
 
 def contrast_lines(contrasts: pl.DataFrame) -> Iterator[str]:
-    """Yield one line per declared contrast over the whole range of fractions, and at a half."""
-    shown = contrasts.filter(
-        (pl.col("metric") == "ce")
-        & (pl.col("fraction").is_null() | ((pl.col("fraction") - 0.5).abs() < 1e-9))
-    )
-    for row in shown.sort("model", "a", "b", "fraction", nulls_last=True).iter_rows(named=True):
+    """Yield a line per declared area of CE, at a half too where they are few, and what is left."""
+    declared = contrasts.filter("declared")
+    ce = declared.filter(pl.col("metric") == "ce")
+    area = pl.col("fraction").is_null()
+    half = (pl.col("fraction") - 0.5).abs() < 1e-9
+    few = ce.filter(area).height <= LINES
+    shown = ce.filter(area | half if few else area)
+    order = ["model", "a", "b", "method", "fraction"]
+    shown = shown.sort(order, nulls_last=True, maintain_order=True)
+    # The first of every pair, then the second of each: one pair does not crowd out another.
+    turn = pl.int_range(pl.len()).over("model", "a", "b", pl.col("fraction").is_null())
+    told = shown.sort(turn, maintain_order=True).head(2 * LINES if few else LINES)
+    told = told.sort(order, nulls_last=True, maintain_order=True)
+    varying = {
+        model: [c for c in (*GROUP[1:], "method") if rows[c].drop_nulls().n_unique() > 1]
+        for (model,), rows in ce.group_by("model")
+    }
+    for row in told.iter_rows(named=True):
         where = "area over fractions" if row["fraction"] is None else f"at {row['fraction']:.0%}"
+        of = "".join(f", {c} {row[c]}" for c in varying[row["model"]] if row[c] is not None)
+        p = row["p_adjusted"]
+        adjusted = "" if p is None else f", adjusted p {'< 0.001' if p < 0.001 else f'= {p:.2g}'}"
+        value, low, high = (_number(row[c], "{:+.4f}") for c in ("estimate", "low", "high"))
+        over = f"{counted(row['documents'], 'document')} and {counted(row['masks'], 'mask')}"
+        found = f"{value} [{low}, {high}]{adjusted}, over {over}"
+        found = found if row["reason"] is None else f"not compared: {row['reason']}"
+        yield f"{row['model']}{of}: CE of {row['a']} minus {row['b']}, {where}: {found}"
+    rest = declared.height - told.height
+    exploratory = contrasts.height - declared.height
+    if rest or exploratory:
         yield (
-            f"{row['model']}: CE of {row['a']} minus {row['b']}, {where}:"
-            f" {_number(row['estimate'], '{:+.4f}')} [{_number(row['low'], '{:+.4f}')},"
-            f" {_number(row['high'], '{:+.4f}')}] over {counted(row['documents'], 'document')} and"
-            f" {counted(row['masks'], 'mask')}"
+            f"contrasts.parquet has {rest:,} more declared rows (other metrics and fractions) and"
+            f" {exploratory:,} exploratory ones, which are not adjusted"
         )

@@ -31,6 +31,8 @@ def gather(plan: Plan) -> dict[str, object]:
             "parameters": ref.facts.parameters,
             "layers": ref.facts.layers,
             "neurons": ref.facts.neurons,
+            "mlp_neurons": ref.facts.d_mlp,
+            "activation": ref.facts.activation,
             "dtype": ref.dtype,
             "device": ref.device,
             "threads": ref.threads,

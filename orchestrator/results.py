@@ -11,6 +11,7 @@ import polars as pl
 import yaml
 
 from orchestrator import aggregate
+from orchestrator.sections import Scored
 from orchestrator.store import Store
 from orchestrator.tables import SCHEMAS
 
@@ -26,19 +27,23 @@ def table(store: Store, kind: str) -> pl.LazyFrame:
     return pl.scan_parquet([store.path(f) for f in files], missing_columns="insert")
 
 
-def aggregated(store: Store, declared: Sequence[tuple[str, str]]) -> None:
-    """Write `summary`, `contrasts` and `curves` from the cells and results that are there.
+def aggregated(
+    store: Store, declared: Sequence[tuple[str, str]], metrics: Sequence[str] = ("top1", "ce")
+) -> None:
+    """Write the derived tables (`DERIVED`) from the cells and results that are there.
 
     Raises DifferingAnswersError where two answers to one cell differ.
     """
     cells, results = table(store, "cells"), table(store, "results")
-    data = [store.path(f) for f in store.files("data")]
-    texts = [f for f in data if "bytes" in pl.read_parquet_schema(f)]
-    sizes = pl.scan_parquet(texts).select("model", "data", "sequence", "bytes") if texts else None
+    sizes = _bytes(store)
     made = {
         "summary": aggregate.summary(cells, results, sizes),
-        "contrasts": aggregate.contrasts(cells, results, declared),
-        "curves": aggregate.curves(cells, results),
+        "contrasts": aggregate.contrasts(
+            cells, results, declared, metrics=metrics, documents_bytes=sizes
+        ),
+        "curves": aggregate.curves(cells, results, metrics=metrics, documents_bytes=sizes),
+        "areas": aggregate.areas(cells, results, metrics=metrics, documents_bytes=sizes),
+        "deletions": aggregate.deletions(cells, table(store, "executions")),
     }
     for name, frame in made.items():
         content = io.BytesIO()
@@ -46,10 +51,53 @@ def aggregated(store: Store, declared: Sequence[tuple[str, str]]) -> None:
         store.replace(f"{name}.parquet", content.getvalue())
 
 
-def notes(store: Store) -> list[str]:
-    """Return what a reader of the summary must be told, a sentence each."""
+def _bytes(store: Store) -> pl.LazyFrame | None:
+    """Return how many bytes of text each sequence stands for; None where there is no text.
+
+    Also None where the sweep scores some positions only: their loss is not that of the bytes.
+    """
+    if _positions(store) not in (None, Scored().model_dump()):
+        return None
+    data = [store.path(f) for f in store.files("data")]
+    texts = [f for f in data if "bytes" in pl.read_parquet_schema(f)]
+    if not texts:
+        return None
+    return pl.scan_parquet(texts).select("model", "data", "sequence", "bytes")
+
+
+def _positions(store: Store) -> object:
+    """Return what the sweep file says of which positions are scored; None without one."""
+    if not store.exists("sweep.yaml"):
+        return None
+    asked = yaml.safe_load(store.path("sweep.yaml").read_text())
+    return asked.get("evaluation", {}).get("positions")
+
+
+def notes(store: Store, *, axes: int = 4) -> list[str]:
+    """Return what a reader of the summary must be told, a sentence each.
+
+    A sweep in rotated axes has a sentence per group of curves on what they change: the first
+    `axes` are told, and how many more there are.
+    """
     summary = table(store, "summary").collect()
-    said = [] if summary.is_empty() else aggregate.notes(summary, table(store, "results"))
+    if summary.is_empty():
+        return _shortages(store)
+    contrasts = table(store, "contrasts").collect()
+    more = 0
+    if contrasts.width:
+        # Of a column without a value the type may be lost.
+        contrasts = contrasts.with_columns(pl.col("method").cast(pl.String))
+        between = pl.col("method").fill_null("").str.contains(" - ", literal=True)
+        whole = pl.col("fraction").is_null() & (pl.col("metric") == "ce")
+        turned = contrasts.filter(between & whole)
+        more = max(turned.height - axes, 0) if axes else 0
+        contrasts = pl.concat([contrasts.filter(~between), turned.head(axes)])
+    said = aggregate.notes(summary, table(store, "results"), contrasts if contrasts.width else None)
+    if more > 0:
+        said.append(
+            f"{more:,} more comparisons of methods between own and rotated axes are in"
+            " contrasts.parquet, where the basis is null."
+        )
     return [*said, *_shortages(store)]
 
 
@@ -69,6 +117,12 @@ def _shortages(store: Store) -> list[str]:
                     " asked for."
                 )
     return said
+
+
+def metrics(store: Store) -> list[str]:
+    """Return the metrics that a run's sweep compares its cells by."""
+    spec = yaml.safe_load(store.path("sweep.yaml").read_text())
+    return list(spec["evaluation"]["metrics"])
 
 
 def declared(store: Store) -> list[tuple[str, str]]:

@@ -12,10 +12,10 @@ them is missing.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator import centres, prepare
+from orchestrator import values
 from orchestrator.cells import Cell
 from orchestrator.mistakes import Mistake, SpecError
-from orchestrator.names import slug
+from orchestrator.names import canonical, slug
 from orchestrator.plan import Plan, evaluate_call
 from orchestrator.store import Store
 from orchestrator.tasks import Task, with_needs
@@ -24,7 +24,21 @@ CONSTANTS_PER_CALL = 8
 """Cells of constant methods evaluated in one call: long enough to hide the scheduler."""
 DONATED_PER_CALL = 16
 """Cells that share one pass of the donors."""
-MEANS = ("pilot", "collect", "widen", "again", "under", "recount", "merge", "merge_fixed")
+MEANS = (
+    "pilot",
+    "collect",
+    "widen",
+    "again",
+    "under",
+    "recount",
+    "merge",
+    "merge_fixed",
+    "generate",
+    "norms",
+    "probe",
+    "effects",
+)
+"""Kinds of tasks whose files are means to an end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,24 +136,23 @@ def _fresh(plan: Plan, store: Store, digests: dict[str, str], cell: str, recorde
     known = plan.cells.get(cell)
     if known is None:
         return True
-    file = known.arguments.get("centres") or known.arguments.get("donors")
-    if file is None or not store.exists(str(file)):
+    a = known.arguments
+    if not a or not all(store.exists(file) for file in values.files(a["value"])):
         return True  # made again from the same names, it will be compared next time
-    key = str(file)
+    key = canonical([a["sites"], a["value"]])
     if key not in digests:
-        table = store.table(key)
-        digests[key] = prepare.donors_digest(table) if known.donated else centres.digest(table)
+        digests[key] = values.digest(known.ref.facts, a, store, {})
     return digests[key] == recorded
 
 
 def calls(plan: Plan, cells: Iterable[Cell]) -> list[Task]:
     """Return the calls that answer these cells: of one model each, donated ones together."""
-    groups: dict[tuple[str, str], list[Cell]] = {}
+    groups: dict[tuple[str, int | None, str], list[Cell]] = {}
     for cell in cells:
         # One set of donors a call: their activations are held while it lasts.
-        groups.setdefault((cell.model, str(cell.arguments.get("donors", ""))), []).append(cell)
+        groups.setdefault((cell.model, cell.ref.basis, cell.donors), []).append(cell)
     made = []
-    for (_, donors), group in groups.items():
+    for (*_, donors), group in groups.items():
         size = DONATED_PER_CALL if donors else CONSTANTS_PER_CALL
         made += [evaluate_call(plan, group[i : i + size]) for i in range(0, len(group), size)]
     return made

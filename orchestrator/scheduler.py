@@ -93,8 +93,8 @@ class Scheduler:
         key = id(task)
         self._waiting[key], self._needs[key] = task, missing
         if task.model is not None:
-            self._ahead[task.model.name][key] = task.cost
-            self._refs[task.model.name] = task.model
+            self._ahead[task.model.label][key] = task.cost
+            self._refs[task.model.label] = task.model
         for file in missing:
             self._followers[file].append(key)
 
@@ -102,8 +102,8 @@ class Scheduler:
         if task.model is None:
             self._free.append(task)
         else:
-            self._queues[task.model.name].append(task)
-            self._refs[task.model.name] = task.model
+            self._queues[task.model.label].append(task)
+            self._refs[task.model.label] = task.model
 
     def _busy(self) -> bool:
         queued = self._free or any(self._queues.values())
@@ -201,7 +201,7 @@ class Scheduler:
         """Take a task out of those that wait."""
         task = self._waiting.pop(key)
         if task.model is not None:
-            del self._ahead[task.model.name][key]
+            del self._ahead[task.model.label][key]
         return task
 
     def _retry(self, task: Task, error: str, text: str) -> None:
@@ -284,7 +284,7 @@ class Scheduler:
         """Set aside all that is left of a model that cannot be loaded; the others go on."""
         left = list(self._queues.pop(model, ()))
         for key, task in list(self._waiting.items()):
-            if task.model is not None and task.model.name == model:
+            if task.model is not None and task.model.label == model:
                 del self._needs[key]
                 left.append(self._take(key))
         if left:

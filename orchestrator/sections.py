@@ -5,7 +5,6 @@ What a section cannot know of the others is checked in `orchestrator.spec` and, 
 models and sources must be looked at, in `orchestrator.plan`.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -14,6 +13,18 @@ from orchestrator import notation
 
 SHORTEST = 16
 """Positions of the shortest window that is kept: shorter ones say little and pad much."""
+Metric = Literal[
+    "top1",
+    "ce",
+    "top10",
+    "kl",
+    "top1_rare",
+    "top1_mask",
+    "ce_mask",
+    "perplexity",
+    "bits_per_byte",
+]
+"""What cells can be compared by."""
 DEFAULT_SEQUENCES = {"collect": 256, "evaluate": 64}
 
 
@@ -89,34 +100,6 @@ class DataSpec(Section):
         return self
 
 
-class MethodSpec(Section):
-    """One way to replace a neuron's value, with its parameters."""
-
-    method: str
-    parameters: Mapping[str, str]
-
-    @property
-    def label(self) -> str:
-        """The name used in `contrasts` and figures: `peak` or `peak(paper)`."""
-        values = [v for v in self.parameters.values() if v not in notation.USUAL]
-        return f"{self.method}({', '.join(values)})" if values else self.method
-
-    @property
-    def constant(self) -> bool:
-        """Whether it holds a neuron at a constant, rather than at another input's activations."""
-        return self.method != "resample"
-
-    @property
-    def by_position(self) -> bool:
-        """Whether the constant differs between buckets of positions."""
-        return self.parameters.get("by") == "position"
-
-    @property
-    def published(self) -> bool:
-        """Whether it needs counts in the bins of the published peak."""
-        return self.parameters.get("estimator", "").startswith("paper")
-
-
 class Seeds(Section):
     """Which random draws: neurons held (masks), donors, noise, and corruption for masked models."""
 
@@ -181,8 +164,30 @@ class Statistics(Section):
         return self
 
 
+class Scored(Section):
+    """Which positions are scored."""
+
+    skip_first: int = Field(default=0, ge=0)
+    """Positions at the start of every sequence that are left out."""
+    specials: Literal["in", "out"] = "in"
+    """Text: whether positions whose target is one of bos, eos and pad are scored."""
+    last: int | None = Field(default=None, ge=1)
+    """Of every sequence, so many of the scored positions at its end; all when None."""
+
+    @property
+    def all(self) -> bool:
+        """Whether every position that has a target is scored."""
+        return self == Scored()
+
+
 class Evaluation(Section):
     """How cells are scored. Batch shapes are part of a cell's name."""
+
+    metrics: Annotated[
+        tuple[Metric, ...], BeforeValidator(notation.as_tuple), Field(min_length=1)
+    ] = ("top1", "ce")
+    """What is compared; `kl` alone costs time, and its column is null unless it stands here."""
+    positions: Scored = Scored()
 
     batch_tokens: int = Field(default=2048, ge=1)
     """Positions fed together, padding included."""

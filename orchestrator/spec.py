@@ -15,41 +15,49 @@ from decimal import Decimal
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, ValidationInfo
 
 from orchestrator import notation
+from orchestrator.arms import Method, MethodSpec, Selection, SelectionSpec
+from orchestrator.labels import rotated
+from orchestrator.methods import Parameter
 from orchestrator.mistakes import Mistake, SpecError, from_pydantic
 from orchestrator.sections import (
     Cluster,
     DataSpec,
     Evaluation,
-    MethodSpec,
     ModelSpec,
     Section,
     Seeds,
     Statistics,
 )
+from workers.messages import Site
+from workers.selection import Unit
 
-LATER_KEYS = ("grids", "precision", "basis", "compile", "complement")
-
+LATER_KEYS = ("grids", "precision", "compile")
 
 Model = Annotated[ModelSpec, BeforeValidator(notation.model)]
-Method = Annotated[MethodSpec, BeforeValidator(notation.method)]
 DEFAULT_DATA = {"stdlib": DataSpec(source="zoo:text"), "digits": DataSpec(source="zoo:digits")}
 
 
-def _pair(value: object) -> object:
-    """Return a pair of labels, each as the method of that spelling is labelled."""
+def _pair(value: object, info: ValidationInfo) -> object:
+    """Return a pair of labels, each as what is spelled like that is labelled."""
     if not isinstance(value, (list, tuple)):
         return value
-    return tuple(_label(v) if isinstance(v, str) else v for v in value)
+    return tuple(_label(v, info) if isinstance(v, str) else v for v in value)
 
 
-def _label(written: str) -> str:
-    try:
-        return MethodSpec.model_validate(notation.method(written)).label
-    except ValueError:
-        return written  # whatever it is, it is not among the methods, and will be told so
+def _label(written: str, info: ValidationInfo) -> str:
+    for kind in (_METHOD, _SELECTION):
+        try:
+            return kind.validate_python(written, context=info.context).label
+        except ValidationError:
+            continue
+    return written  # a basis, or none of the sweep's: `_contrasts` will say so
+
+
+_METHOD: TypeAdapter[MethodSpec] = TypeAdapter(Method)
+_SELECTION: TypeAdapter[SelectionSpec] = TypeAdapter(Selection)
 
 
 class Spec(Section):
@@ -68,18 +76,25 @@ class Spec(Section):
         BeforeValidator(notation.as_tuple),
     ] = ()
     sites: Annotated[
-        tuple[Annotated[str, BeforeValidator(notation.site)], ...],
+        tuple[Annotated[tuple[Site, ...], BeforeValidator(notation.site)], ...],
         BeforeValidator(notation.as_tuple),
-    ] = Field(default=("attn_pre_out",), min_length=1)
+    ] = Field(default=(("attn_pre_out",),), min_length=1)
+    """What is held: a site, or two of them together."""
     units: Annotated[
-        tuple[Annotated[str, BeforeValidator(notation.unit)], ...],
+        tuple[Annotated[Unit, BeforeValidator(notation.unit)], ...],
         BeforeValidator(notation.as_tuple),
     ] = Field(default=("neuron",), min_length=1)
     selections: Annotated[
-        tuple[Annotated[str, BeforeValidator(notation.selection)], ...],
-        BeforeValidator(notation.as_tuple),
-    ] = Field(default=("random",), min_length=1)
-    layers: Literal["all"] = "all"
+        tuple[Selection, ...], BeforeValidator(notation.as_tuple), Field(min_length=1)
+    ] = (SelectionSpec(rule="random", parameters={}),)
+    layers: Annotated[
+        Literal["all", "each"] | tuple[int, ...], BeforeValidator(notation.layers)
+    ] = "all"
+    """Where units are held: in all layers together, in each by itself, or in some together."""
+    complement: bool = False
+    """Whether all but the chosen units are held, in all layers."""
+    basis: Annotated[tuple[int | None, ...], BeforeValidator(notation.basis)] = (None,)
+    """The checkpoint's own axes, and rotations of every head's by these seeds."""
     statistics: Statistics = Statistics()
     evaluation: Evaluation = Evaluation()
     cluster: Cluster = Cluster()
@@ -87,63 +102,156 @@ class Spec(Section):
     """Folder that shares data, partials and statistics between runs; none when None."""
 
 
-def cross_mistakes(spec: Spec) -> list[Mistake]:
+def between(spec: Spec) -> list[Mistake]:
     """Return what is wrong between the sections of a spec whose sections are right."""
+    looked_at = (_twice, _contrasts, _scored, _names, _held, _statistics)
+    return [mistake for look in looked_at for mistake in look(spec)]
+
+
+def _twice(spec: Spec) -> list[Mistake]:
+    """Return what stands twice in a list."""
+    lists: Mapping[str, list[str]] = {
+        "sites": ["+".join(group) for group in spec.sites],
+        "units": list(spec.units),
+        "selections": [s.label for s in spec.selections],
+        "methods": [m.label for m in spec.methods],
+        "models": [m.id for m in spec.models],
+        "evaluation.metrics": [*spec.evaluation.metrics],
+    }
+    return [
+        Mistake(path=f"{key}[{i}]", message=f"{word!r} stands here twice")
+        for key, words in lists.items()
+        for i, word in enumerate(words)
+        if word in words[:i]
+    ]
+
+
+def _contrasts(spec: Spec) -> list[Mistake]:
     found = []
-    for key in ("sites", "units", "selections"):
-        for i, word in enumerate(getattr(spec, key)):
-            if word in getattr(spec, key)[:i]:
-                found.append(Mistake(path=f"{key}[{i}]", message=f"{word!r} stands here twice"))
-    labels = [m.label for m in spec.methods]
-    for i, label in enumerate(labels):
-        if label in labels[:i]:
-            found.append(Mistake(path=f"methods[{i}]", message=f"{label!r} stands here twice"))
+    kinds = {
+        "methods": [m.label for m in spec.methods],
+        "selections": [s.label for s in spec.selections],
+        "bases": [rotated(seed) for seed in spec.basis],
+    }
     for i, pair in enumerate(spec.contrasts):
-        for label in pair:
-            if label not in labels:
-                found.append(
-                    Mistake(
-                        path=f"contrasts[{i}]",
-                        message=f"{label!r} is not among this sweep's methods"
-                        f" ({', '.join(labels)}); add it there or contrast another",
-                    )
-                )
         if pair[0] == pair[1]:
-            found.append(
-                Mistake(path=f"contrasts[{i}]", message="a method is contrasted with itself")
+            message = f"{pair[0]!r} is contrasted with itself"
+            found.append(Mistake(path=f"contrasts[{i}]", message=message))
+        elif not any(set(pair) <= set(labels) for labels in kinds.values()):
+            lost = next((x for x in pair if not any(x in ls for ls in kinds.values())), None)
+            known = "; ".join(f"{kind}: {', '.join(labels)}" for kind, labels in kinds.items())
+            message = (
+                f"{pair[0]!r} and {pair[1]!r} are not of one kind; contrast two methods, two"
+                f" selections or two bases ({known})"
+                if lost is None
+                else f"{lost!r} is not in this sweep ({known}); add it there or contrast another"
             )
-    collected = spec.statistics.data
-    if collected is not None and collected not in spec.data:
-        message = f"no data source is named {collected!r}; named are: {', '.join(spec.data)}"
-        found.append(Mistake(path="statistics.data", message=message))
+            found.append(Mistake(path=f"contrasts[{i}]", message=message))
+    return found
+
+
+def _scored(spec: Spec) -> list[Mistake]:
+    """Return metrics that need all positions where not all are scored."""
+    metrics = spec.evaluation.metrics
+    if "bits_per_byte" not in metrics or spec.evaluation.positions.all:
+        return []
+    message = (
+        "bits_per_byte divides by all bytes of a text, and `evaluation.positions` leaves some of"
+        " its tokens out; drop one of the two"
+    )
+    return [Mistake(path=f"evaluation.metrics[{metrics.index('bits_per_byte')}]", message=message)]
+
+
+def _names(spec: Spec) -> list[Mistake]:
+    """Return the data sources that are named and are not there."""
+    named = {"statistics.data": spec.statistics.data}
+    named |= {f"models[{i}].data": model.data for i, model in enumerate(spec.models)}
+    for i, selection in enumerate(spec.selections):
+        other = selection.parameters.get("against")
+        named[f"selections[{i}]"] = None if other is None else str(other)
+    known = ", ".join(spec.data)
+    return [
+        Mistake(path=path, message=f"no data source is named {key!r}; named are: {known}")
+        for path, key in named.items()
+        if key is not None and key not in spec.data
+    ]
+
+
+def _held(spec: Spec) -> list[Mistake]:
+    """Return what cannot be held as asked."""
+    found = []
+    mlp = [i for i, group in enumerate(spec.sites) if "mlp_mid" in group]
+    if "head" in spec.units and mlp:
+        message = "mlp_mid has no heads; sweep it with `units: [neuron]`, in a file of its own"
+        found.append(Mistake(path=f"sites[{mlp[0]}]", message=message))
+    if len(spec.basis) > 1 and not any("attn_pre_out" in group for group in spec.sites):
+        message = "a rotation turns the axes inside heads, and the sweep holds none: leave it out"
+        found.append(Mistake(path="basis", message=message))
+    for i, method in enumerate(spec.methods):
+        if mlp and method.parameters.get("drawn") == "per_head":
+            message = f"{method.label}: mlp_mid has no heads; draw per_layer or per_neuron"
+            found.append(Mistake(path=f"methods[{i}]", message=message))
+    for i, selection in enumerate(spec.selections):
+        if selection.iterative:
+            others = [m.label for m in spec.methods if not _plain(m)]
+            if others:
+                message = (
+                    f"{selection.label} takes statistics again with the fraction before held at one"
+                    f" whole constant per neuron, which {others[0]} is not; sweep it in a file of"
+                    " its own"
+                )
+                found.append(Mistake(path=f"selections[{i}]", message=message))
+        if selection.rule == "regression" and any(len(group) > 1 for group in spec.sites):
+            message = "regression has one site at a time; list them one by one"
+            found.append(Mistake(path=f"selections[{i}]", message=message))
+    return found
+
+
+def _plain(method: MethodSpec) -> bool:
+    """Return whether a method is a constant that statistics under ablation can be taken at."""
+    learned = not method.constant or method.method == "optimal"
+    return not learned and not method.by_position and method.share == 1
+
+
+def _statistics(spec: Spec) -> list[Mistake]:
+    """Return what does not go with the statistics that are asked for."""
+    found = []
+    again = spec.statistics.mode != "one_shot"
+    iterative = any(s.iterative for s in spec.selections)
     for i, method in enumerate(spec.methods):
         if method.by_position and spec.statistics.positional is None:
             message = f"{method.label} needs statistics by position; add `position` to"
-            found.append(
-                Mistake(path=f"methods[{i}]", message=message + " `statistics: {strata: [...]}`")
-            )
-        fixed = method.by_position or method.published
-        if spec.statistics.mode != "one_shot" and fixed:
+            message += " `statistics: {strata: [...]}`"
+            found.append(Mistake(path=f"methods[{i}]", message=message))
+        learned = method.method == "optimal" or method.plugin is not None
+        mixed = method.share < 1 and method.method != "zero"
+        if again and (method.by_position or method.published or learned or mixed):
             message = (
                 f"{method.label} has no statistics that are collected again as ablation proceeds;"
                 " use `statistics: {mode: one_shot}`, or mean and the other peaks"
             )
             found.append(Mistake(path=f"methods[{i}]", message=message))
-    for i, model in enumerate(spec.models):
-        if model.id in [m.id for m in spec.models[:i]]:
-            found.append(Mistake(path=f"models[{i}]", message=f"{model.id!r} stands here twice"))
-        if model.data is not None and model.data not in spec.data:
-            known = ", ".join(spec.data)
-            found.append(
-                Mistake(
-                    path=f"models[{i}].data",
-                    message=f"no data source is named {model.data!r}; named are: {known}",
-                )
-            )
+    if again or iterative:
+        what = "`statistics.mode`" if again else "a selection that is scored again"
+        wide = {
+            "sites": any(len(group) > 1 for group in spec.sites),
+            "layers": spec.layers != "all",
+            "complement": spec.complement,
+        }
+        for key in [key for key, asked in wide.items() if asked]:
+            message = f"{what} goes with one site, all layers and no complement; leave this out"
+            found.append(Mistake(path=key, message=message))
+    if spec.statistics.mode == "layers_in_sequence" and iterative:
+        message = "scores that are taken again go with the modes one_shot and per_fraction"
+        found.append(Mistake(path="statistics.mode", message=message))
     return found
 
 
-def parse(raw: object) -> Spec:
+Plugins = Mapping[str, tuple[str, Mapping[str, Parameter]]]
+"""By name, the kind of value that a user's own method gives, and its parameters' defaults."""
+
+
+def parse(raw: object, plugins: Plugins | None = None) -> Spec:
     """Return the spec that the mapping `raw` describes.
 
     Raises SpecError with every mistake.
@@ -154,14 +262,14 @@ def parse(raw: object) -> Spec:
             [Mistake(path="", message=f"found {found}, expected a mapping with models and methods")]
         )
     try:
-        spec = Spec.model_validate(dict(raw))
+        spec = Spec.model_validate(dict(raw), context={"plugins": plugins or {}})
     except ValidationError as error:
         wrong = [from_pydantic(dict(e), Spec, LATER_KEYS) for e in error.errors()]
         # An item that was refused leaves its list too short: said once is enough.
         paths = [m.path for m in wrong]
         echoes = [m for m in wrong if any(p.startswith(m.path + "[") for p in paths)]
         raise SpecError([m for m in wrong if m not in echoes]) from None
-    mistakes = cross_mistakes(spec)
+    mistakes = between(spec)
     if mistakes:
         raise SpecError(mistakes)
     return spec
@@ -176,7 +284,13 @@ def resolved(spec: Spec) -> dict[str, object]:
     """Return the spec as plain values that `parse` reads back as the same spec."""
     plain = spec.model_dump(mode="json")
     plain["fractions"] = [float(f) for f in spec.fractions]
-    plain["methods"] = [
-        {m.method: dict(m.parameters)} if m.parameters else m.method for m in spec.methods
-    ]
+    plain["methods"] = [_spelled(m.method, m.parameters) for m in spec.methods]
+    plain["selections"] = [_spelled(s.rule, s.parameters) for s in spec.selections]
+    plain["sites"] = [list(group) if len(group) > 1 else group[0] for group in spec.sites]
+    rotations = list(spec.basis[1:])
+    plain["basis"] = {"rotate": rotations} if rotations else "own"
     return plain
+
+
+def _spelled(name: str, parameters: Mapping[str, Parameter]) -> object:
+    return {name: dict(parameters)} if parameters else name

@@ -8,14 +8,18 @@ from collections.abc import Callable, Mapping
 
 from orchestrator import overlay, prepare, reduce
 from orchestrator.centres import centres
+from orchestrator.donors import donors
+from orchestrator.effects import effects
+from orchestrator.selecting import selection
 from orchestrator.statistics import statistics
 from orchestrator.store import Store
 from orchestrator.tasks import Task
 
 KINDS: Mapping[str, Callable[[Task, Store], dict[str, object]]] = {
     "data": prepare.data,
-    "donors": prepare.donors,
-    "selection": prepare.selection,
+    "donors": donors,
+    "effects": effects,
+    "selection": selection,
     "merge": reduce.merge,
     "merge_fixed": reduce.merge_fixed,
     "widen": overlay.widen,

@@ -39,6 +39,7 @@ def statistics(task: Task, store: Store) -> dict[str, object]:
         "model": a["model"],
         "data": a["data_name"],
         "dtype": a["dtype"],
+        "basis": a["basis"],
         "site": a["site"],
         "stratum": pa.array(labels[stratum_R]),
         "layer": layer_R,

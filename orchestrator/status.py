@@ -43,7 +43,8 @@ class Status:
     @property
     def finished(self) -> bool:
         """Whether everything is done."""
-        return all(s.done and not (s.running or s.missing or s.failed) for s in self.stages)
+        left = any(s.running or s.missing or s.failed for s in self.stages)
+        return bool(self.stages) and not left
 
 
 def status(run: str | Path) -> Status:
@@ -78,6 +79,8 @@ def status(run: str | Path) -> Status:
     stages = []
     for stage in STAGES:
         names = {_key(r) for r in plan if r["stage"] == stage}
+        if not names:  # a sweep that learns nothing has no such stage
+            continue
         done = names & made
         here, wrong = (names & running) - done, (names & failed) - done
         stages.append(

@@ -10,7 +10,7 @@ its end. The folder it leaves is the sweep's: `run` goes on from there.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,8 +32,9 @@ from orchestrator import (
 from orchestrator import plan as planning
 from orchestrator.glance import glance
 from orchestrator.lock import locked
-from orchestrator.mistakes import SpecError
+from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.plan import Plan
+from orchestrator.plugins import discover, known
 from orchestrator.pool import Pool
 from orchestrator.progress import Story, console
 from orchestrator.report import report
@@ -42,6 +43,7 @@ from orchestrator.scheduler import Scheduler
 from orchestrator.spec import parse
 from orchestrator.store import Store
 from orchestrator.tasks import Failure
+from workers.plugins import PluginError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,21 +86,38 @@ class _Work:
     fetched: int
 
 
-def plan(file: str | Path, *, device: str = "cpu", fetch: bool = False) -> Plan:
+def plan(
+    file: str | Path,
+    *,
+    device: str = "cpu",
+    fetch: bool = False,
+    plugins: Sequence[str | Path] = (),
+) -> Plan:
     """Return the plan of a sweep file; changes nothing, but downloads hub models with `fetch`.
 
-    Raises SpecError with every mistake: of the file, of its models and of its sources.
+    `plugins` are modules with a user's own methods, beside those that are installed. Raises
+    SpecError with every mistake: of the file, of its models, sources and plug-ins.
     """
     path = Path(file).absolute()
     plain = specfile.raw(path)
     try:
-        spec = parse(plain)
+        own = discover([Path(module) for module in plugins])
+    except PluginError as error:
+        raise SpecError([Mistake(path="--plugin", message=str(error))]) from None
+    methods = known(own)
+    try:
+        spec = parse(plain, methods)
     except SpecError as error:
         # What can be looked at all the same is, so that one look shows every mistake.
-        more = glance(plain, error.mistakes, path.parent)
+        more = glance(plain, error.mistakes, path.parent, methods)
         raise SpecError([*error.mistakes, *more]) from None
-    chosen = spec.cluster.device if spec.cluster.device != "auto" else device
-    return planning.make(spec, base=path.parent, device=chosen, fetch=fetch)
+    return planning.make(
+        spec,
+        base=path.parent,
+        device=spec.cluster.device if spec.cluster.device != "auto" else device,
+        fetch=fetch,
+        plugins={plugin.name: plugin.told() for plugin in own},
+    )
 
 
 def run(
@@ -109,18 +128,20 @@ def run(
     workers: int | None = None,
     only: str | None = None,
     local: bool = False,
+    plugins: Sequence[str | Path] = (),
     told: Console | None = None,
 ) -> Outcome:
     """Run a sweep, or what is left of it, and return how it ended.
 
     `out` is the run folder (`runs/<name>` when None), `address` a Ray cluster
     (one started here when None), `only` an SQL condition on the cells table, and
-    `local` runs in this process without Ray. Raises SpecError, StoreError and
-    PoolError; a task that fails raises nothing: it is in the outcome.
+    `local` runs in this process without Ray, and `plugins` are modules of a user's own methods.
+    Raises SpecError, StoreError and PoolError; a task that fails is in the outcome instead.
     """
     part = partial(parts.with_condition, condition=only)
-    with _work(file, part, out, address, workers, local, told) as work:
-        aggregated(work.store, work.made.spec.contrasts)
+    planned = partial(plan, file, fetch=True, plugins=plugins)
+    with _work(planned, file, part, out, address, workers, local, told) as work:
+        aggregated(work.store, work.made.spec.contrasts, work.made.spec.evaluation.metrics)
         page = report(work.store.root)
     lost = {cell for f in work.failures for cell in f.cells}
     asked = {cell for task in work.left.tasks for cell in task.cells}
@@ -141,13 +162,16 @@ def collect(
     address: str | None = None,
     workers: int | None = None,
     local: bool = False,
+    plugins: Sequence[str | Path] = (),
     told: Console | None = None,
 ) -> Collected:
     """Collect the statistics of a sweep and no more; return how that ended.
 
-    Arguments and errors are those of `run`, which finds all of it done in the same folder.
+    Arguments and errors are those of `run`, which then finds all of it done.
     """
-    with _work(file, parts.statistics_alone, out, address, workers, local, told) as work:
+    planned = partial(plan, file, fetch=True, plugins=plugins)
+    alone = parts.statistics_alone
+    with _work(planned, file, alone, out, address, workers, local, told) as work:
         pass
     lost = sum(1 + failure.blocked for failure in work.failures)
     return Collected(
@@ -161,6 +185,7 @@ def collect(
 
 @contextmanager
 def _work(
+    planned: Callable[..., Plan],
     file: str | Path,
     part: Callable[[Plan], Plan],
     out: str | Path | None,
@@ -170,7 +195,7 @@ def _work(
     told: Console | None,
 ) -> Iterator[_Work]:
     """Do what is left of a part of a sweep; yield how it went, the folder still locked."""
-    made = plan(file, fetch=True)
+    made = planned()
     store = Store.open(place.run_folder(out, made.spec.name))
     common = _common(file, made, store)
     with ExitStack() as stack:
@@ -187,9 +212,9 @@ def _work(
         story.begin(left.tasks, _found(part(made), left))
         failures: list[Failure] = []
         if left.tasks:
-            pool, planned = stack.enter_context(_pool(file, made, store, address, workers, local))
-            if planned is not made:  # planned again, for the device that the cluster has
-                made, left = planned, resume.left(part(planned), store)
+            pool, again = stack.enter_context(_pool(planned, made, store, address, workers, local))
+            if again is not made:  # planned again, for the device that the cluster has
+                made, left = again, resume.left(part(again), store)
             upkeep.write_plan(made, store)
             content = json.dumps(provenance.gather(made), indent=2).encode()
             store.replace("provenance.json", content)
@@ -215,7 +240,7 @@ def _common(file: str | Path, made: Plan, store: Store) -> Store | None:
 
 
 def _found(made: Plan, left: resume.Left) -> dict[str, int]:
-    found = dict.fromkeys(("prepare", "collect", "reduce"), 0)
+    found = dict.fromkeys(("prepare", "collect", "reduce", "learn"), 0)
     for task in made.tasks:
         found[task.stage] = found.get(task.stage, 0) + (task.file in left.done)
     return {**found, "evaluate": len(left.answered)}
@@ -223,7 +248,7 @@ def _found(made: Plan, left: resume.Left) -> dict[str, int]:
 
 @contextmanager
 def _pool(
-    file: str | Path,
+    planned: Callable[..., Plan],
     made: Plan,
     store: Store,
     address: str | None,
@@ -241,7 +266,7 @@ def _pool(
     with ray_pool.connected(address):
         cluster = ray_pool.cluster()
         if made.spec.cluster.device == "auto" and cluster.get("GPU", 0) >= 1:
-            made = plan(file, device="cuda", fetch=True)
+            made = planned(device="cuda")
         count = budget.workers(made, cluster, asked=workers)
         spare = max(2, int(cluster.get("CPU", 1)))
         pool = ray_pool.RayPool(store, workers=count, spare=spare, demand=budget.demand(made))

@@ -21,12 +21,14 @@ _CELL = [
     ("modality", _text),
     ("data", _text),
     ("dtype", _text),
-    ("site", _text),
+    ("basis", _text),  # own | rotated <seed>
+    ("site", _text),  # two of them joined by + where they are held together
     ("unit", _text),
-    ("layers", _text),
+    ("layers", _text),  # all, or numbers joined by commas
+    ("complement", pa.bool_()),  # whether all but the chosen are held
     ("method", _text),
     ("parameters", _text),  # canonical JSON
-    ("selection", _text),
+    ("selection", _text),  # label: the rule with its parameters
     ("fraction", _float),
     ("seed", _int),
     ("donor_seed", _int),
@@ -78,10 +80,13 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("model", _text),
             ("data", _text),
             ("source", _text),
+            ("parameters", _text),  # canonical JSON: own or shared, how many draws, as published
             ("seed", _int),
             ("sequence", _int),
-            ("donor", _int),
-            ("input", _ints),  # what is fed, where it is not the donor's own input
+            ("draw", _int),  # 0, 1, …: which of its donors, where it has several
+            ("donor", _int),  # a sequence of data; null where the donor is made up
+            ("input", _ints),  # what is fed, where it is not the donor's own input; pixels flat
+            ("row", _int),  # as published: the one position that gives; -1 for zeros
         ]
     ),
     "selections": pa.schema(
@@ -93,8 +98,13 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("selection", _text),
             ("parameters", _text),
             ("seed", _int),
-            ("layer", _int),
-            ("order", _ints),
+            ("basis", _text),  # whose axes a score was of; null where the rule looks at none
+            ("cell", _text),  # under whose ablation it was scored; null for the bare model
+            ("layer", _int),  # null where the rule ranks over all layers
+            ("order", _ints),  # index of the unit held first, second, …
+            ("score", _floats),  # of the unit held first, second, …; null without scores
+            ("score_low", _floats),  # ends of the score's interval, where it has one
+            ("score_high", _floats),
         ]
     ),
     "statistics": pa.schema(
@@ -102,6 +112,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("model", _text),
             ("data", _text),
             ("dtype", _text),
+            ("basis", _text),
             ("site", _text),
             ("stratum", _text),
             ("layer", _int),
@@ -128,6 +139,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         [
             ("model", _text),
             ("data", _text),
+            ("basis", _text),
             ("site", _text),
             ("layer", _int),
             ("neuron", _int),
@@ -151,6 +163,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("kl", _float),
             ("tokens_rare", _int),
             ("top1_rare", _int),
+            ("tokens_mask", _int),  # scored positions that were fed <mask>; masked models alone
+            ("top1_mask", _int),
+            ("loss_mask", _float),
             ("nan", _int),
         ]
     ),
@@ -159,6 +174,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("cell", _text),
             ("told", _int),
             ("held", _int),
+            ("held_by_layer", _ints),  # neurons held in every layer, site after site
             ("seconds", _float),
             ("worker", _text),
             ("device", _text),

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from workers.messages import ModelRef
 
-Stage = Literal["prepare", "collect", "reduce", "evaluate"]
-STAGES: tuple[Stage, ...] = ("prepare", "collect", "reduce", "evaluate")
+Stage = Literal["prepare", "collect", "reduce", "learn", "evaluate"]
+STAGES: tuple[Stage, ...] = ("prepare", "collect", "reduce", "learn", "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,17 +1,34 @@
-"""What the README shows is run: its sweep file, its two queries, its verbs."""
+"""What the README shows is run; what docs/methods.md shows is planned, and nothing is left out.
+
+Links of both, of the map and of the decisions lead to files, and those within a page to headings.
+"""
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import duckdb
+import polars as pl
 import pytest
 import yaml
 
 from orchestrator import cli, sweep
+from orchestrator.methods import METHODS, SOURCES
+from orchestrator.rules import rule
+from orchestrator.scores import BETWEEN, SCORES
+from orchestrator.sections import Metric
 from orchestrator.spec import parse
 from tests.sweeps import written
+from workers.published import PUBLISHED
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("methods.md", "design.md")),
+    *sorted((ROOT / "docs" / "decisions").glob("*.md")),
+]
 
 SMALL = """
 name: small
@@ -60,3 +77,50 @@ def test_the_duckdb_query_answers(run: Path) -> None:
 def test_every_verb_is_shown() -> None:
     verbs = [c.callback.__name__ for c in cli.app.registered_commands if c.callback]
     assert all(f"peaksweep {verb} " in README for verb in verbs)
+
+
+def test_every_example_is_linked() -> None:
+    examples = {file.name for file in (ROOT / "examples").glob("*.yaml")} - {"embedded.yaml"}
+    assert examples == set(re.findall(r"\(examples/(\w+\.yaml)\)", README))
+
+
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", METHODS_PAGE, re.DOTALL))
+def test_the_sweep_files_of_the_page_on_methods_plan(text: str, tmp_path: Path) -> None:
+    pl.DataFrame({"layer": [0, 3], "neuron": [5, 0]}).write_parquet(tmp_path / "units.parquet")
+    assert sweep.plan(written(tmp_path, text)).cells
+
+
+def test_the_page_on_methods_has_every_name_that_a_sweep_file_may_say() -> None:
+    names = [*METHODS, *SOURCES[1:], *PUBLISHED, *SCORES, *BETWEEN, *get_args(Metric)]
+    names += [key for parameters in METHODS.values() for key in parameters if key != "q"]
+    names += ["random(global)", "explicit(", "regression", "alpha", "complement", "rotate"]
+    code = " ".join(
+        re.findall(r"`[^`\n]+`", re.sub(r"```.*?```", "", METHODS_PAGE, flags=re.DOTALL))
+    )
+    assert [name for name in names if not re.search(rf"\b{re.escape(name)}", code)] == []
+
+
+def test_the_defaults_of_a_regression_are_those_that_the_page_shows() -> None:
+    shown = re.search(r"`({regression: {first.*?}})`", METHODS_PAGE)
+    assert shown is not None
+    said = rule(yaml.safe_load(shown[1]))["parameters"]
+    assert said == rule("regression")["parameters"]  # what is the default leaves no trace
+
+
+def headings(text: str) -> set[str]:
+    """Return the anchors that a page's headings have on GitHub."""
+    found = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    lost = []
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if link.startswith("http"):
+            continue
+        file, _, anchor = link.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        if not there.exists() or (anchor and anchor not in headings(there.read_text())):
+            lost.append(link)
+    assert lost == []

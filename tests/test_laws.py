@@ -6,24 +6,28 @@ asserts that the same check now fails, so no check is one that cannot fail.
 Deeper tests of single laws stand beside the modules they are about.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from orchestrator import aggregate, cells, host, names, plan, resume, spec, sweep
+from orchestrator import aggregate, cases, cells, names, plan, resume, spec, sweep
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.store import Store
+from orchestrator.tasks import Task
 from tests.orchestrator import planned
-from tests.sweeps import assert_same, written
+from tests.sweeps import answers, assert_same, written
 from tests.workers import holding, tiny
-from workers import ablation, folding, histogram, hooks, selection
+from workers import ablation, folding, histogram, hooks, rotation, selection
 from workers.histogram import MOMENTS, Histogram, MergeError, Windows
+from workers.selection import Scope
 
 TOY = """
 name: toy
@@ -102,13 +106,13 @@ def same_numbers(folder: Path) -> None:
 
 def batches_by_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the shape of a batch depend on how many cells share a call."""
-    whole = host.Host._evaluate
+    whole = cases.Cases.evaluate
 
-    def evaluate(self: host.Host, task: host.Task) -> dict[str, object]:
+    def evaluate(self: cases.Cases, task: Task) -> dict[str, object]:
         fewer = {**task.arguments, "batch_tokens": 17 * len(task.cells)}
         return whole(self, replace(task, arguments=fewer))
 
-    monkeypatch.setattr(host.Host, "_evaluate", evaluate)
+    monkeypatch.setattr(cases.Cases, "evaluate", evaluate)
 
 
 # 3 A cell is named by the recipe of everything that changes its answer, and by nothing else.
@@ -152,6 +156,7 @@ def done_on_disk(folder: Path) -> None:
     counts = dict.fromkeys(("tokens", "top1", "top10", "nan"), 3)
     row = {"cell": "c", "document": "d", "sequence": 1, "loss": 2.0, **counts}
     row |= dict.fromkeys(("kl", "tokens_rare", "top1_rare"))
+    row |= dict.fromkeys(("tokens_mask", "top1_mask", "loss_mask"))
     twice = pl.LazyFrame([row, row])
     assert aggregate.distinct(twice).collect().height == 1
     with pytest.raises(aggregate.DifferingAnswersError, match="c"):
@@ -261,7 +266,128 @@ def first_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SpecError, "__init__", init)
 
 
-LAWS = {
+# New with rotations, scores and complements (science.md: Basis; design.md: law 7).
+
+
+CONTROL = """
+name: control
+models: [zoo:vit]
+data:
+  digits:
+    source: zoo:digits
+    collect: {split: train, sequences: 40}
+    evaluate: {split: test, sequences: 12}
+methods: [zero, mean]
+fractions: [0.5]
+units: [head]
+seeds: 2
+basis: {rotate: 5}
+statistics: {shards: 2}
+"""
+
+
+def rotation_keeps_heads(folder: Path) -> None:
+    """The unablated model, heads at zero and whole heads at their mean are the same when turned."""
+    run = sweep.run(written(folder, CONTROL), out=folder / "run", local=True).run
+    sums = answers(run).group_by("cell").agg(pl.col("loss").sum())
+    points = pl.read_parquet(run / "cells.parquet").join(sums, on="cell")
+    own, turned = (
+        points.filter(pl.col("basis") == basis).sort("method", "seed", "fraction")
+        for basis in ("own", "rotated 5")
+    )
+    assert len(own) == len(turned) == 2 * 2 * 2
+    assert set(own["cell"]).isdisjoint(turned["cell"])
+    # Rounding: 12 images lose some nats, and float32 keeps 1e-7 of every product.
+    np.testing.assert_allclose(turned["loss"], own["loss"], rtol=1e-4)
+    # And it is another basis: what single neurons say is something else.
+    statistics = pl.read_parquet(run / "statistics" / "**" / "*.parquet")
+    means = [
+        statistics.filter(pl.col("basis") == basis).sort("layer", "neuron")["mean"].to_numpy()
+        for basis in ("own", "rotated 5")
+    ]
+    assert not np.allclose(means[0], means[1], atol=0.01)
+    # Law 6: every model, in every basis, was tried before it answered.
+    done = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    tried = [e for e in done if e["event"] == "done" and e.get("canaries")]
+    assert len(tried) == 2
+    assert all(set(e["canaries"]) == {"attn_pre_out"} for e in tried)
+    compared = [e["fold_minus_hook"] for e in done if e["event"] == "done" and "answers" in e]
+    assert {m for c in compared for m in c} == {"zero at attn_pre_out", "mean at attn_pre_out"}
+    assert all(difference < 1e-4 for c in compared for difference in c.values())
+
+
+def turned_forth_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have values turned and not turned back; and nobody look."""
+    put = rotation._put
+
+    def forth(projection: torch.nn.Linear, name: str, first: int, rows: torch.Tensor) -> None:
+        if projection.out_features > projection.in_features:  # makes queries, keys and values
+            put(projection, name, first, rows)
+
+    monkeypatch.setattr(rotation, "_put", forth)
+    monkeypatch.setitem(rotation.TOLERANCE, torch.float32, np.inf)
+
+
+def scopes() -> list[tuple[Scope, dict[tuple[int, int] | None, np.ndarray]]]:
+    """Return scopes of one and two sites, within layers and over all, with some orders."""
+    found: list[tuple[Scope, dict[tuple[int, int] | None, np.ndarray]]] = []
+    for layers in ((0, 1, 2), (0, 2)):
+        for units, widths in (((6,), (4,)), ((6, 10), (1, 1))):
+            scope = Scope(layers=layers, depth=3, units=units, widths=widths)
+            apart: dict[tuple[int, int] | None, np.ndarray] = {
+                (site, layer): selection.order(n, seed=1, layer=layer)
+                for site, n in enumerate(units)
+                for layer in range(3)
+            }
+            found += [
+                (scope, apart),
+                (scope, {None: selection.order_over_all(3 * sum(units), seed=2)}),
+            ]
+    return found
+
+
+def prefixes_grow_and_complements_are_the_rest(_: Path) -> None:
+    """Of every rule a larger fraction holds what a smaller one does, its complement the rest."""
+    for scope, orders in scopes():
+        everything = _flat(scope, [[np.arange(n)] * scope.depth for n in scope.units])
+        held: set[tuple[int, int, int]] = set()
+        for fraction in ("0.1", "0.25", "0.5", "0.9", "1"):
+            over: Literal["layer", "all"] = "all" if None in orders else "layer"
+            some = selection.chosen(scope, Decimal(fraction), over=over)
+            more = _flat(scope, selection.units_held(scope, some, orders))
+            assert held <= more
+            assert len(more) == some.held(scope)
+            others = replace(scope, complement=True)
+            rest = _flat(scope, selection.units_held(others, some, orders))
+            assert len(rest) == some.held(others)
+            assert not more & rest
+            assert more | rest == everything
+            held = more
+        assert {layer for _, layer, _ in held} == set(scope.layers)
+
+
+def _flat(scope: Scope, units: list[list[np.ndarray]]) -> set[tuple[int, int, int]]:
+    return {
+        (site, layer, int(unit))
+        for site, per_layer in enumerate(units)
+        for layer, some in enumerate(per_layer)
+        for unit in some
+    }
+
+
+def complements_of_the_same_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a complement leave out the layers that nothing was chosen from."""
+    whole = selection.units_held
+
+    def held(scope: Scope, *rest: object) -> list[list[np.ndarray]]:
+        found = whole(scope, *rest)  # type: ignore[arg-type]
+        none = np.empty(0, np.int64)
+        return [[u if i in scope.layers else none for i, u in enumerate(of)] for of in found]
+
+    monkeypatch.setattr(selection, "units_held", held)
+
+
+LAWS: dict[int | str, Law] = {
     1: Law(holds=split_anywhere, breaks=added_twice),
     2: Law(holds=same_numbers, breaks=batches_by_call),
     3: Law(holds=named_by_recipe, breaks=named_without_dtype),
@@ -270,17 +396,21 @@ LAWS = {
     6: Law(holds=effect_is_measured, breaks=believed),
     7: Law(holds=masks_are_nested, breaks=any_k),
     8: Law(holds=all_mistakes_at_once, breaks=first_wins),
+    "basis": Law(holds=rotation_keeps_heads, breaks=turned_forth_only),
+    "rest": Law(
+        holds=prefixes_grow_and_complements_are_the_rest, breaks=complements_of_the_same_layers
+    ),
 }
 
 
 @pytest.mark.parametrize("number", LAWS)
-def test_the_law_holds(number: int, tmp_path: Path) -> None:
+def test_the_law_holds(number: int | str, tmp_path: Path) -> None:
     LAWS[number].holds(tmp_path)
 
 
 @pytest.mark.parametrize("number", LAWS)
 def test_a_breach_of_the_law_is_noticed(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     LAWS[number].breaks(monkeypatch)
     with pytest.raises((AssertionError, pytest.fail.Exception)):

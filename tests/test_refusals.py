@@ -13,6 +13,8 @@ from tests.sweeps import peaksweep, written
 from tests.workers import tiny
 
 RIGHT = "models: [zoo:opt]\nmethods: [zero, mean]\n"
+MLP = "sites: [mlp_mid]\n"
+AGAIN = "selections: ['score(rms, low, each_fraction)']\n"
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,24 @@ def mistakes(folder: Path, text: str) -> dict[str, str]:
         (RIGHT.replace("zoo:opt", "org/name"), "models[0]", "needs a `revision`"),
         (RIGHT + "fractions: [1.2]\n", "fractions", "between 0 and 1"),
         (RIGHT.replace("mean", "maen"), "methods[1]", "did you mean 'mean'"),
-        (RIGHT.replace("mean", "optimal"), "methods[1]", "not built yet"),
-        (RIGHT + "sites: [mlp_mid]\n", "sites[0]", "not built yet"),
+        (RIGHT.replace("mean", "optimal(alpha=0.5)"), "methods[1]", "leave alpha out"),
+        (RIGHT.replace("mean", "quantile(1.5)"), "methods[1]", "from 0 to 1"),
+        (RIGHT.replace("mean", "mean(position)"), "methods[1]", "statistics by position"),
+        (RIGHT.replace("mean", "resample(per_head)") + MLP, "methods[1]", "has no heads"),
+        (RIGHT.replace("mean", "resample(random_pixels)"), "methods[1]", "fits none"),
+        (RIGHT + "sites: [mlp_in]\n", "sites[0]", "did you mean 'mlp_mid'"),
+        (RIGHT + MLP + "units: [head]\nfractions: [0.5]\n", "sites[0]", "mlp_mid has no heads"),
+        (RIGHT + "layers: [0, 4]\n", "layers", "has no layer 4"),
+        (RIGHT + "basis: rotated\n", "basis", "`{rotate: 0}`"),
+        (RIGHT + "selections: [score(rms)]\n", "selections[0]", "which end of 'rms'"),
+        (RIGHT + "selections: ['score(rms, high, against=x)']\n", "selections[0]", "named 'x'"),
+        (RIGHT + "selections: ['score(difference, high)']\n", "selections[0]", "two data sets"),
+        (RIGHT + "selections: [explicit(none.npy)]\n", "selections[0]", "cannot be read"),
+        (RIGHT + "selections: [regression(share=0)]\n", "selections[0]", "share held"),
+        (RIGHT.replace("mean", "noise") + AGAIN, "selections[0]", "which noise is not"),
+        (RIGHT + AGAIN + "complement: true\n", "complement", "no complement"),
+        (RIGHT + "contrasts: [[mean, random]]\n", "contrasts[0]", "not of one kind"),
+        (RIGHT + "evaluation: {metrics: [top2]}\n", "evaluation.metrics[0]", "top10"),
         (RIGHT + "seeds: []\n", "seeds", "at least one"),
         (RIGHT + "fractions: [0.001]\n", "fractions", "holds nothing"),
         (
@@ -101,7 +119,7 @@ models: [zoo:otp, {pickled}, {headless}, ./nowhere]
 methods: [zero, maen]
 fractions: [1.2]
 seeds: []
-sites: [mlp_mid]
+sites: [mlp_in]
 data:
   d: {{source: missing.jsonl}}
 typo: 1

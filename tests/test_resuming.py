@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from orchestrator import sweep
-from orchestrator.host import Host
+from orchestrator.cases import Cases
 from orchestrator.store import Store, parquet
 from tests.sweeps import answers, written
+from workers.actor import Replica
 
 SMALL = """
 name: small
@@ -79,11 +80,11 @@ def test_other_answers_under_the_same_name_are_an_error(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     table = pa.table({"cell": ["c"], "loss": [1.0]})
     store.commit("results/part.parquet", parquet(table))
-    host = Host(store, "here")
+    cases = Cases(store, "here", Replica())
     task = SimpleNamespace(file="results/part.parquet")
-    host._compare(task, table)  # type: ignore[arg-type]
+    cases._compare(task, table)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="other answers to the same cells"):
-        host._compare(task, pa.table({"cell": ["c"], "loss": [1.5]}))  # type: ignore[arg-type]
+        cases._compare(task, pa.table({"cell": ["c"], "loss": [1.5]}))  # type: ignore[arg-type]
 
 
 def test_cells_chosen_by_a_condition_are_computed_alone(tmp_path: Path) -> None:

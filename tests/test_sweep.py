@@ -13,6 +13,7 @@ import pytest
 from orchestrator import sweep
 from tests.processes import descendants, listening, title
 from tests.sweeps import answers, assert_same, command, peaksweep, written
+from tests.test_calls import CLIPPED, MIXED
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
@@ -73,6 +74,17 @@ def test_one_ray_worker_gives_the_numbers_of_one_process(
     ended = peaksweep("run", spec, "--out", tmp_path / "run", "--workers", "1")
     assert ended.returncode == 0, ended.stderr
     assert_same(undisturbed, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_cells_of_every_kind_have_the_same_numbers_on_one_worker_and_on_two(tmp_path: Path) -> None:
+    spec = written(tmp_path, MIXED)
+    how = {"local": ["--local"], "one": ["--workers", "1"], "two": ["--workers", "2"]}
+    for name, options in how.items():
+        ended = peaksweep("run", spec, "--out", tmp_path / name, "--plugin", CLIPPED, *options)
+        assert ended.returncode == 0, ended.stderr
+    assert_same(tmp_path / "local", tmp_path / "one")
+    assert_same(tmp_path / "local", tmp_path / "two")
 
 
 def test_a_second_run_finds_everything_done(on_two: Path, spec: Path) -> None:

@@ -5,13 +5,15 @@ it at a constant, whatever the text says, is the same as folding the constant
 into that layer (`workers.folding` says how, and how it is undone). So the
 ablated model is an ordinary model that runs at the speed of the bare one.
 
-    prepare_fold    a cell's fold, its offsets computed once: `with fold:` for every batch
-    folded          the same for a single block
+    prepare_folds   a cell's folds, their offsets computed once
+    entered         all of them inside a block: once for every batch
+    folded          the same for one site and a single block
     ablated         the same from boolean masks, for notebooks
     checked_by_hook the fold against a plain hook on a real batch, once per model and method
 
-Constants that differ between positions cannot be folded, because a projection
-does not know where in the sequence it is; `workers.evaluate` puts those in.
+What differs between positions or sequences cannot be folded, because a projection
+knows neither; `workers.replacing` puts it in. Soft mixtures of constants fold in
+float32 alone (`workers.folding` says why).
 
 That neurons were held is measured, not asserted. Every entry reads the columns
 back from the parameters the live modules have at that moment and returns a
@@ -37,7 +39,7 @@ from torch import Tensor, nn
 from workers import hooks
 from workers.folding import AblationError, Fold, Proof
 from workers.loading import Model
-from workers.messages import Batch, CellOrder, Site
+from workers.messages import Batch, CellOrder, Constant, Hold, Site
 
 __all__ = [
     "AblationError",
@@ -45,33 +47,51 @@ __all__ = [
     "Proof",
     "ablated",
     "checked_by_hook",
+    "entered",
     "folded",
-    "prepare_fold",
+    "folds",
+    "prepare_folds",
 ]
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2.0**-8, torch.bfloat16: 2.0**-6}
 """How far fold and hook may differ at a projection, as a share of its largest output."""
 
 
-def prepare_fold(model: Model, order: CellOrder) -> Fold:
-    """Return the fold that holds `order.held` at `order.values`, with its offsets computed.
+def folds(order: CellOrder, dtype: torch.dtype) -> bool:
+    """Whether a cell folds: constants do, but for soft mixtures below float32."""
+    constant = all(isinstance(hold.value, Constant) for hold in order.holds)
+    return constant and (order.share == 1 or dtype.itemsize >= 4)
 
-    Raises ValueError where the order does not fit the model, has no values or
-    has them by position, or would hold a neuron at something that is not a
-    finite number.
+
+def prepare_folds(model: Model, order: CellOrder) -> tuple[Fold, ...]:
+    """Return the folds of a cell that `folds`, one for each of its sites, with their offsets.
+
+    Raises ValueError where the order does not fit the model, holds anything but
+    constants, or would hold a neuron at something that is not a finite number.
     """
-    if order.values is None:
+    if not folds(order, model.dtype):
+        kinds = ", ".join(sorted({type(hold.value).__name__ for hold in order.holds}))
         raise ValueError(
-            f"Cell {order.cell} has no values, so there is nothing to fold. A constant comes with"
-            " an (L, N) array; neurons held at donors' activations are `workers.evaluate`'s."
+            f"Cell {order.cell} holds {kinds} at a share of {order.share:g} in {model.dtype}, and"
+            " only constants fold, soft mixtures of them only in float32. Have `workers.evaluate`"
+            " hold these neurons."
         )
-    if order.starts is not None:
-        raise ValueError(
-            f"Cell {order.cell} has constants for buckets of positions, {len(order.starts)} of"
-            " them, and only constants that are the same everywhere fold. Give one (L, N) array"
-            " and no starts, or hold these by `workers.evaluate`."
+    return tuple(
+        Fold(partial(hooks.projections, model, hold.site), hold.held, values, order.share)
+        for hold, values in _constants(order)
+    )
+
+
+@contextmanager
+def entered(cell: Sequence[Fold]) -> Iterator[Proof]:
+    """Hold what all folds of a cell hold inside the block; the proof is the sum of theirs."""
+    with ExitStack() as stack:
+        proofs = [stack.enter_context(fold) for fold in cell]
+        yield Proof(
+            told=sum(proof.told for proof in proofs),
+            held=sum(proof.held for proof in proofs),
+            zero_before=sum(proof.zero_before for proof in proofs),
         )
-    return Fold(partial(hooks.projections, model, order.site), order.held, order.values)
 
 
 @contextmanager
@@ -109,66 +129,83 @@ def ablated(
 def checked_by_hook(model: Model, batch: Batch, order: CellOrder) -> float:
     """Compare the fold with a plain hook on one batch; return the largest difference found.
 
-    The model runs with the constants put in by a forward-pre-hook at every
-    layer. Then each folded projection is given what its layer's hook was given,
+    The model runs with the constants put in, or mixed in, by a forward-pre-hook at
+    every layer. Then each folded projection is given what its layer's hook was given,
     and must return what the hooked projection returned. So layers are compared
     one by one and rounding does not pile up. Differences are shares of the
     projection's largest output; more than `TOLERANCE` raises `AblationError`,
-    as does a projection that the forward pass does not call.
+    as does a projection that the forward pass does not call. Raises ValueError
+    where the cell does not fold.
     """
-    fold = prepare_fold(model, order)
+    cell = prepare_folds(model, order)
     seen = _run_with_plain_hooks(model, batch, order)
-    worst = 0.0
-    with torch.inference_mode(), fold:
-        for layer, projection in enumerate(hooks.projections(model, order.site)):
-            if layer not in seen:
-                raise AblationError(
-                    f"Layer {layer} at {order.site}: the forward pass never called the output"
-                    " projection, so nothing can be held there. Correct the row of this family in"
-                    " workers/families.py."
-                )
-            x_STN, hooked_STD = seen.pop(layer)
-            size = hooked_STD.float().abs().max().item()
-            difference = (projection(x_STN).float() - hooked_STD.float()).abs().max().item()
-            limit = size * TOLERANCE[hooked_STD.dtype]
-            if not difference <= limit:  # written so that a nan is refused
-                raise AblationError(
-                    f"Layer {layer} at {order.site}, cell {order.cell}: fold and plain hook differ"
-                    f" by {difference:.3g} at the projection's output, whose largest value is"
-                    f" {size:.3g}; at most {limit:.3g} was expected in {hooked_STD.dtype}. Results"
-                    " of this model would be wrong: please report its name."
-                )
-            worst = max(worst, difference / size if size else 0.0)
-    return worst
+    with torch.inference_mode(), entered(cell):
+        return max(
+            (
+                _difference(projection, seen.pop((hold.site, layer), None), where)
+                for hold in order.holds
+                for layer, projection in enumerate(hooks.projections(model, hold.site))
+                for where in [f"Layer {layer} at {hold.site}, cell {order.cell}"]
+            ),
+            default=0.0,
+        )
+
+
+def _difference(projection: nn.Linear, seen: tuple[Tensor, Tensor] | None, where: str) -> float:
+    """Return how far a folded projection is from what the hooked one returned, as a share."""
+    if seen is None:
+        raise AblationError(
+            f"{where}: the forward pass never called the output projection, so nothing can be held"
+            " there. Correct the row of this family in workers/families.py."
+        )
+    x_STN, hooked_STD = seen
+    size = hooked_STD.float().abs().max().item()
+    difference = (projection(x_STN).float() - hooked_STD.float()).abs().max().item()
+    limit = size * TOLERANCE[hooked_STD.dtype]
+    if not difference <= limit:  # written so that a nan is refused
+        raise AblationError(
+            f"{where}: fold and plain hook differ by {difference:.3g} at the projection's output,"
+            f" whose largest value is {size:.3g}; at most {limit:.3g} was expected in"
+            f" {hooked_STD.dtype}. Results of this model would be wrong: please report its name."
+        )
+    return difference / size if size else 0.0
 
 
 def _run_with_plain_hooks(
     model: Model, batch: Batch, order: CellOrder
-) -> dict[int, tuple[Tensor, Tensor]]:
-    """Return by layer what the hook was given, (S, T, N), and what the projection returned."""
-    assert order.values is not None  # or it could not have been folded
-    given: dict[int, Tensor] = {}
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
+) -> dict[tuple[Site, int], tuple[Tensor, Tensor]]:
+    """Return by site and layer what the hook was given, (S, T, N), and what was projected."""
+    seen: dict[tuple[Site, int], tuple[Tensor, Tensor]] = {}
 
-    def put_in(layer: int, _: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        given[layer] = args[0]
+    def put_in(
+        held_H: NDArray[np.int64],
+        values_N: NDArray[np.float64],
+        key: tuple[Site, int],
+        _: nn.Module,
+        args: tuple[Tensor],
+    ) -> tuple[Tensor]:
         x_STN = args[0].clone()
-        held_H = order.held[layer]
-        x_STN[..., torch.as_tensor(held_H, device=x_STN.device)] = constants_L[layer].to(x_STN)
+        columns_H = torch.tensor(held_H, device=x_STN.device)
+        soft_STH = (1 - order.share) * args[0][..., columns_H] if order.share < 1 else 0
+        constant_H = torch.as_tensor(order.share * values_N[held_H]).to(x_STN)
+        x_STN[..., columns_H] = soft_STH + constant_H
+        seen[key] = (args[0], x_STN)
         return (x_STN,)
 
-    def note(layer: int, _: nn.Module, __: tuple[Tensor], out_STD: Tensor) -> None:
-        seen[layer] = (given.pop(layer), out_STD)
+    def note(key: tuple[Site, int], _: nn.Module, __: tuple[Tensor], out_STD: Tensor) -> None:
+        seen[key] = (seen[key][0], out_STD)
 
-    constants_L = [
-        torch.as_tensor(values_N[held_H])
-        for values_N, held_H in zip(order.values, order.held, strict=True)
-    ]
     with torch.inference_mode(), ExitStack() as stack:
-        for layer, projection in enumerate(hooks.projections(model, order.site)):
-            before = projection.register_forward_pre_hook(partial(put_in, layer))
-            after = projection.register_forward_hook(partial(note, layer))
-            stack.callback(before.remove)
-            stack.callback(after.remove)
+        for hold, values_LN in _constants(order):
+            for layer, projection in enumerate(hooks.projections(model, hold.site)):
+                change = partial(put_in, hold.held[layer], values_LN[layer], (hold.site, layer))
+                before = projection.register_forward_pre_hook(change)
+                after = projection.register_forward_hook(partial(note, (hold.site, layer)))
+                stack.callback(before.remove)
+                stack.callback(after.remove)
         hooks.hidden(model, batch)
     return seen
+
+
+def _constants(order: CellOrder) -> list[tuple[Hold, NDArray[np.float64]]]:
+    return [(hold, hold.value.values) for hold in order.holds if isinstance(hold.value, Constant)]

@@ -18,12 +18,15 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from workers import ablation, loading
+from workers import ablation, generating, loading
 from workers import collect as collecting
 from workers import evaluate as evaluating
+from workers.canaries import Canaries, canaries
 from workers.histogram import FixedCounts, Histogram
+from workers.learn import Learned, Place, Starts, learn_shared
 from workers.loading import Model
-from workers.messages import ALL, Batch, CellAnswer, CellOrder, Counted, ModelRef, Site
+from workers.messages import ALL, Batch, CellAnswer, CellOrder, Counted, Donors, ModelRef, Site
+from workers.weights import Norms, column_norms
 from workers.windows import Windows
 
 
@@ -120,12 +123,63 @@ class Replica:
         self,
         batches: Sequence[Batch],
         cells: Sequence[CellOrder],
-        donors: Mapping[str, Sequence[Batch]],
+        donors: Mapping[str, Donors],
         *,
         logits_bytes: int,
+        kl: bool = False,
     ) -> list[CellAnswer]:
         """Return the cells' answers; see `workers.evaluate.evaluate`."""
-        return evaluating.evaluate(self.model, batches, cells, donors, logits_bytes=logits_bytes)
+        return evaluating.evaluate(
+            self.model, batches, cells, donors, logits_bytes=logits_bytes, kl=kl
+        )
+
+    def norms(self, site: Site) -> Norms:
+        """Return the norms of the weights' columns; see `workers.weights.column_norms`."""
+        return column_norms(self.model, site)
+
+    def generate(
+        self,
+        prompts: Sequence[NDArray[np.int64]],
+        lengths: Sequence[int],
+        *,
+        seed: int,
+        sequence: NDArray[np.int64],
+    ) -> list[NDArray[np.int64]]:
+        """Return texts that the model writes; see `workers.generating.generate`."""
+        return generating.generate(self.model, prompts, lengths, seed=seed, sequence_S=sequence)
+
+    def learn(
+        self,
+        fit: Sequence[Batch],
+        check: Sequence[Batch],
+        sets: Sequence[Sequence[Place]],
+        starts: Starts,
+        *,
+        scales: Sequence[NDArray[np.float64]],
+        steps: int,
+        lr: float,
+        every: int,
+        seed: int,
+        logits_bytes: int,
+    ) -> Learned:
+        """Return the constants that suit some held sets; see `workers.learn.learn_shared`."""
+        return learn_shared(
+            self.model,
+            fit,
+            check,
+            sets,
+            starts,
+            scales=scales,
+            steps=steps,
+            lr=lr,
+            every=every,
+            seed=seed,
+            logits_bytes=logits_bytes,
+        )
+
+    def canaries(self, batch: Batch, sites: Sequence[Site]) -> Canaries:
+        """Return what trying the model out showed; see `workers.canaries.canaries`."""
+        return canaries(self.model, batch, sites=sites)
 
     def check(self, batch: Batch, order: CellOrder) -> float:
         """Return how far fold and plain hook differ; see `workers.ablation.checked_by_hook`."""

@@ -30,9 +30,9 @@ def batches(
     """Cut sequences into batches of at most `tokens` positions, padding included.
 
     Texts are sorted by (length, number) and padded on the right with the token
-    id `pad`, which no model looks at; images are taken by number and count
-    `positions_each` positions (patches and prefix). Raises ValueError where
-    one sequence alone has too many.
+    id `pad`, which no model looks at; targets are NOT_SCORED and marks 0 there.
+    Images are taken by number and count `positions_each` positions (patches and
+    prefix). Raises ValueError where one sequence alone has too many.
     """
     length_S = [len(ids) if positions_each is None else positions_each for ids in sequences.inputs]
     if length_S and max(length_S) > tokens:
@@ -66,16 +66,20 @@ def _texts(sequences: Sequences, group: list[int], pad: int) -> Batch:
     inputs_ST = np.full(shape, pad, dtype=np.int64)
     targets_ST = np.full(shape, NOT_SCORED, dtype=np.int64)
     attended_ST = np.zeros(shape, dtype=np.bool_)
+    marks_ST = None if sequences.marks is None else np.zeros(shape, dtype=np.uint8)
     for s, i in enumerate(group):
         length = len(sequences.inputs[i])
         inputs_ST[s, :length] = sequences.inputs[i]
         targets_ST[s, :length] = sequences.targets[i]
         attended_ST[s, :length] = True
+        if marks_ST is not None and sequences.marks is not None:
+            marks_ST[s, :length] = sequences.marks[i]
     return Batch(
         sequence=sequences.sequence[group],
         inputs=inputs_ST,
         attended=attended_ST,
         targets=targets_ST,
+        marks=marks_ST,
     )
 
 

@@ -8,9 +8,9 @@ experiment finds. So each is declared, and its name is part of every result:
     fixed_scales  the same at three bandwidths that do not shrink, and whether they agree
     half_sample   the shortest interval with half of the values, in it again the
                   shortest with half of those, … down to one bin
-    paper         the centre of the fullest of 100 bins, as published
 
 What each is known to get wrong stands with it; `benchmarks/estimators.py` measures it.
+The peaks of the published code are controls and stand apart, in `workers.published`.
 
 Many exact zeros are an atom, and an atom that is highest makes the peak exactly
 0 (the rule is in `workers.modes`).
@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.histogram import FixedCounts, Histogram, quantile
+from workers.histogram import Histogram, quantile
 from workers.modes import Modes, find, join
 
 SCALES = (0.05, 0.1, 0.2)
@@ -166,29 +166,6 @@ def half_sample(histogram: Histogram) -> NDArray[np.float64]:
         value_R[rows] = np.where(off_R & (zeros_R > 0), 0.0, centre_R)
     constant_R = histogram.minimum == histogram.maximum
     return np.where(constant_R, histogram.minimum, value_R)
-
-
-def paper(fixed: FixedCounts) -> NDArray[np.float64]:
-    """Return the centre of each row's first fullest bin, (R,); NaN where nothing was counted.
-
-    As published (arXiv 2408.17322): `get_bucket_peaks` of the repository
-    nickypro/investigating-ablation, `torch.histc` in 100 bins and `argmax`, between the
-    neuron's own least and largest activation. Its global-range variant, the first version
-    of the same function, differs only in the ends: they are the least and the largest
-    activation of all neurons of all layers, so recount with `low` and `high` the same in
-    every row. An exact second pass either way: the counts are those of `torch.histc`.
-
-    Bias: known to half a bin at best, a hundredth of the range, and the range follows the
-    outliers: with heavy tails it gets *worse* as n grows. On a smooth density bins near the
-    mode are nearly equal and noise picks among them. Over the global range nearly all
-    neurons have their values in a few bins, and the same peak.
-    """
-    bins = fixed.counts.shape[1]
-    counted_R = fixed.counts.any(axis=1)
-    low_R = np.where(counted_R, fixed.low, np.nan)
-    high_R = np.where(counted_R, fixed.high, np.nan)
-    share_R = (fixed.counts.argmax(axis=1) + 0.5) / bins
-    return np.asarray(low_R + share_R * (high_R - low_R))  # a constant: high = low, so exactly that
 
 
 def _ranked(

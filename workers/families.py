@@ -10,6 +10,11 @@ in a row is read off the module (widths, for instance), so that a row cannot
 contradict it. An architecture without a row is refused by name: guessing
 where the heads are would produce numbers that look fine.
 
+A row also says where the values of attention are made. Heads lie in blocks of
+d_head rows there, and where fewer heads have values than ask for them, query
+head h takes those of head h // (heads / kv_heads). What makes them may be a
+projection of its own or the last third of a fused one.
+
 To add a family, add a row, and a tiny model of it to the tests, which then
 compare it with the library. A row can only describe a model whose attention
 output projection is a plain linear layer of its own and whose head, applied to
@@ -44,12 +49,20 @@ class Family:
     """Path in a layer of the attention output projection; its input is `attn_pre_out`."""
     mlp_out: str
     """Path in a layer of the MLP output projection; its input is `mlp_mid`."""
+    values: str
+    """Path in a layer of the projection that makes the values of attention."""
+    activation: str
+    """Path on the module of what makes the MLP's neurons: its name, or the activation itself."""
     head: str
     """Path on the module of the part that turns hidden states into scores."""
     heads: str
     """Path on the module of the number of query heads of one layer."""
     vocabulary: str
     """Path on the module of the number of tokens or classes scored."""
+    fused: bool = False
+    """Whether that projection makes queries, keys and values, in thirds of its rows."""
+    harmless: tuple[str, ...] = ()
+    """What else the module that has the values may hold: nothing that touches them on their way."""
     window: str | None = None
     """Path on the module of the largest number of positions; None for images."""
     padding: str | None = None
@@ -69,9 +82,12 @@ FAMILIES = (
         layers="model.decoder.layers",
         attention_out="self_attn.out_proj",
         mlp_out="fc2",
+        values="self_attn.v_proj",
+        activation="config.activation_function",
         head="lm_head",
         heads="config.num_attention_heads",
         vocabulary="config.vocab_size",
+        harmless=("q_proj", "k_proj"),
         window="config.max_position_embeddings",
     ),
     Family(
@@ -82,9 +98,12 @@ FAMILIES = (
         layers="model.layers",
         attention_out="self_attn.o_proj",
         mlp_out="mlp.down_proj",
+        values="self_attn.v_proj",
+        activation="config.hidden_act",
         head="lm_head",
         heads="config.num_attention_heads",
         vocabulary="config.vocab_size",
+        harmless=("q_proj", "k_proj"),
         window="config.max_position_embeddings",
     ),
     Family(
@@ -95,9 +114,12 @@ FAMILIES = (
         layers="roberta.encoder.layer",
         attention_out="attention.output.dense",
         mlp_out="output.dense",
+        values="attention.self.value",
+        activation="config.hidden_act",
         head="lm_head",
         heads="config.num_attention_heads",
         vocabulary="config.vocab_size",
+        harmless=("query", "key"),
         window="config.max_position_embeddings",
         padding="config.pad_token_id",
         spare=(
@@ -113,9 +135,12 @@ FAMILIES = (
         layers="vit.layers",
         attention_out="attention.o_proj",
         mlp_out="mlp.fc2",
+        values="attention.v_proj",
+        activation="config.hidden_act",
         head="classifier",
         heads="config.num_attention_heads",
         vocabulary="config.num_labels",
+        harmless=("q_proj", "k_proj"),
         patches="vit.embeddings.patch_embeddings",
     ),
     Family(
@@ -126,9 +151,13 @@ FAMILIES = (
         layers="blocks",
         attention_out="attn.proj",
         mlp_out="mlp.fc2",
+        values="attn.qkv",
+        activation="blocks.0.mlp.act",
         head="head",
         heads="blocks.0.attn.num_heads",
         vocabulary="num_classes",
+        fused=True,
+        harmless=("q_norm", "k_norm"),
         patches="patch_embed",
     ),
 )

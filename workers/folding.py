@@ -2,9 +2,12 @@
 
     W x + b,  x_S := c_S      =      W' x + (b + W[:, S] c_S),  W'[:, S] := 0
 
+A soft mixture x_S := (1-α) x_S + α c_S likewise: columns become (1-α) W[:, S],
+and α W[:, S] c_S is added. α = 1 is the above.
+
 `Fold` does this to one projection per layer of a live model, any number of
-times, and each time reads back what it did. The offset W[:, S] c_S is computed
-once, in float64 on the projection's own device; entering and leaving are copies.
+times, and each time reads back what it did. The offset is computed once, in
+float64 on the projection's own device; entering and leaving are copies.
 
 * Only values change, in place. Checkpoints are memory-mapped and their pages
   shared, so a parameter is cloned before it is written to for the first time.
@@ -12,8 +15,9 @@ once, in float64 on the projection's own device; entering and leaving are copies
 * A bias that is not there exists only while folded.
 * Below float32 the rounding of a stored b + W c can exceed the difference
   between two constants. There the bias stays, and a forward hook adds the
-  offset to the projection's output in float32 and rounds once more. So c itself
-  is not rounded, as an activation put in by a hook would be.
+  offset to the output in float32 and rounds once more. So c itself is not rounded,
+  as an activation put in by a hook would be. Scaled columns would be: there soft
+  mixtures do not fold (`workers.replacing` makes them).
 
 What reading back cannot see is a forward pass that goes round the module:
 `workers.ablation.checked_by_hook` does. A projection is folded once at a time.
@@ -49,7 +53,8 @@ class Proof:
     told: int
     """Columns that were to be held, over all layers."""
     held: int
-    """Columns that are all zero now, but for those that were so before without being told to."""
+    """Columns that are all zero now, but for those that were so before without being told to.
+    Soft mixtures: those of the told that are 1 - α times what they were."""
     zero_before: int
     """Those among `held` that were all zero already."""
 
@@ -62,7 +67,7 @@ class _Part:
     columns_H: Tensor
     told_N: Tensor
     offset_D: Tensor
-    """W[:, S] c_S, float64."""
+    """α W[:, S] c_S, float64."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +76,8 @@ class _Before:
 
     zero_N: Tensor
     """True where a column is all zero."""
+    saved_DH: Tensor
+    """The columns to hold."""
     bias_D: Tensor | None
 
 
@@ -89,15 +96,16 @@ class Fold:
         find: Callable[[], Sequence[nn.Linear]],
         held: Sequence[NDArray[np.int64]],
         values_LN: NDArray[np.float64],
+        share: float = 1.0,
     ) -> None:
-        self._find = find
+        self._find, self._share = find, share
         projections = find()
         _refuse_folded(projections)
         layers, neurons = len(projections), projections[0].in_features
         check_held(held, layers=layers, neurons=neurons)
         check_values(held, values_LN, layers=layers, neurons=neurons)
         self._parts = [
-            _part(layer, projections[layer], held_H, values_LN[layer])
+            _part(layer, projections[layer], held_H, share * values_LN[layer])
             for layer, held_H in enumerate(held)
             if len(held_H)
         ]
@@ -124,21 +132,22 @@ class Fold:
         silent = [addition.layer for addition in self._additions if not addition.calls]
         if kind is None and silent and len(silent) < len(self._additions):
             raise AblationError(
-                f"The offset of the held constants was never added in layers {silent}, though other"
-                " layers ran. Every layer's projection should run in every forward pass; correct"
-                " the row of this family in workers/families.py."
+                f"The offset of the held constants was never added in layers {silent}, though"
+                " others ran. Correct this family's row in workers/families.py."
             )
 
     def _fold(self, projection: nn.Linear, part: _Part, undo: ExitStack) -> _Before:
-        """Zero the columns and add the offset; how to undo each step is noted before it is done."""
+        """Scale the columns, add the offset; how to undo each step is noted before it is done."""
         _in_use.add(projection)
         undo.callback(_in_use.discard, projection)
         weight_DN = _own(projection, "weight")
         zero_N = (weight_DN == 0).all(dim=0)
         saved_DH = weight_DN.index_select(1, part.columns_H)
         undo.callback(weight_DN.index_copy_, 1, part.columns_H, saved_DH)
-        weight_DN.index_fill_(1, part.columns_H, 0)
-
+        if self._share == 1:
+            weight_DN.index_fill_(1, part.columns_H, 0)
+        else:
+            weight_DN.index_copy_(1, part.columns_H, saved_DH * (1 - self._share))
         bias_D = None if projection.bias is None else projection.bias.detach().clone()
         if _below_float32(weight_DN):
             addition = _Addition(part)
@@ -152,7 +161,7 @@ class Fold:
             own_D = _own(projection, "bias")
             undo.callback(own_D.copy_, bias_D)
             own_D.copy_(bias_D.double() + part.offset_D)
-        return _Before(zero_N=zero_N, bias_D=bias_D)
+        return _Before(zero_N=zero_N, saved_DH=saved_DH, bias_D=bias_D)
 
     def _read_back(self, before: Sequence[_Before]) -> Proof:
         """Count held columns in the live model; raise where they are not those told."""
@@ -160,7 +169,7 @@ class Fold:
             return Proof(told=0, held=0, zero_before=0)
         projections = self._find()
         rows = [
-            _measure(projections[part.layer], part, was)
+            _measure(projections[part.layer], part, was, self._share)
             for part, was in zip(self._parts, before, strict=True)
         ]
         measured = torch.stack(rows).tolist()  # one wait for the device, not one per layer
@@ -193,7 +202,7 @@ class _Addition:
 
 
 def _refuse_folded(projections: Sequence[nn.Linear]) -> None:
-    folded = [layer for layer, projection in enumerate(projections) if projection in _in_use]
+    folded = [i for i, projection in enumerate(projections) if projection in _in_use]
     if folded:
         raise AblationError(
             f"The output projections of layers {folded} are folded already. Hold all neurons of a"
@@ -226,8 +235,7 @@ def check_values(
 ) -> None:
     """Raise ValueError unless every held neuron has a constant that is a finite number.
 
-    `held` has been checked. `where` follows the value in what is said, for
-    constants that differ between positions: ` from position 8 on`.
+    `held` has been checked; `where` follows the value in what is said.
     """
     if values_LN.shape != (layers, neurons):
         raise ValueError(
@@ -248,9 +256,9 @@ def _part(
     layer: int, projection: nn.Linear, held_H: NDArray[np.int64], values_N: NDArray[np.float64]
 ) -> _Part:
     weight_DN = projection.weight.detach()
-    columns_H = torch.as_tensor(held_H, device=weight_DN.device)
+    columns_H = torch.tensor(held_H, device=weight_DN.device)
     value_H = torch.as_tensor(values_N[held_H], device=weight_DN.device)
-    told_N = torch.zeros(weight_DN.shape[1], dtype=torch.bool, device=weight_DN.device)
+    told_N = torch.zeros_like(weight_DN[0], dtype=torch.bool)
     told_N[columns_H] = True
     offset_D = weight_DN.index_select(1, columns_H).double() @ value_H
     return _Part(layer=layer, columns_H=columns_H, told_N=told_N, offset_D=offset_D)
@@ -267,10 +275,17 @@ def _own(projection: nn.Linear, name: str) -> Tensor:
     return ours[name]
 
 
-def _measure(projection: nn.Linear, part: _Part, before: _Before) -> Tensor:
+def _measure(projection: nn.Linear, part: _Part, before: _Before, share: float) -> Tensor:
     """Return (the right columns?, columns held, of these zero before, bias agrees?) as integers."""
     weight_DN = projection.weight
-    held_N = (weight_DN == 0).all(dim=0) & (part.told_N | ~before.zero_N)
+    if share == 1:
+        held_N = (weight_DN == 0).all(dim=0) & (part.told_N | ~before.zero_N)
+    else:
+        wanted_DH = before.saved_DH.double() * (1 - share)
+        off_DH = (weight_DN.index_select(1, part.columns_H).double() - wanted_DH).abs()
+        float32 = torch.finfo(torch.float32)  # 1 - share is rounded, and then the product
+        held_H = (off_DH <= 2 * float32.eps * wanted_DH.abs() + float32.tiny).all(dim=0)
+        held_N = torch.zeros_like(part.told_N).index_copy_(0, part.columns_H, held_H)
     nothing_D = torch.zeros_like(part.offset_D)
     was_D = nothing_D if before.bias_D is None else before.bias_D.double()
     added_D = nothing_D if _below_float32(weight_DN) else part.offset_D

@@ -10,6 +10,9 @@ Assumes that the head, applied to its input, gives the scores (no soft-capping
 behind it). `logits` is the library's uncut forward; where it differs from
 `scores` of `hidden`, the family's row is wrong.
 
+Nothing is remembered for a backward pass unless `grad` is set: constants that
+are put in by `replacing` can then be learned (`workers.learn`).
+
 Shapes: S sequences, T positions, N neurons of one hookpoint, D width of the
 head's input, M positions picked out of S x T, V tokens or classes scored,
 C channels.
@@ -35,23 +38,27 @@ def projections(model: Model, site: Site) -> list[nn.Linear]:
     return sites(model.module, model.family, site)
 
 
-def hidden(model: Model, batch: Batch) -> Tensor:
-    """Return what the head is fed: (S, T, D) for text, (S, 1, D) for images."""
-    with _without_head(model):
+def hidden(model: Model, batch: Batch, grad: bool = False) -> Tensor:
+    """Return what the head is fed: (S, T, D) for text, (S, 1, D) for images.
+
+    With `grad` it can be differentiated by whatever was put in; also inside `inference_mode`.
+    """
+    with _mode(grad), _without_head(model):
         fed = _forward(model, batch)
-    return fed if fed.ndim == 3 else fed[:, None]
+        return fed if fed.ndim == 3 else fed[:, None]
 
 
-def scores(model: Model, hidden_MD: Tensor) -> Tensor:
+def scores(model: Model, hidden_MD: Tensor, grad: bool = False) -> Tensor:
     """Return the logits (M, V) of chosen rows of `hidden`, by the model's head alone."""
-    with torch.inference_mode():
+    with _mode(grad):
         logits_MV: Tensor = model.module.get_submodule(model.family.head)(hidden_MD)
     return logits_MV
 
 
 def logits(model: Model, batch: Batch) -> Tensor:
     """Return the library's own answer, uncut: (S, T, V) for text, (S, V) for images."""
-    return _forward(model, batch)
+    with _mode(grad=False):
+        return _forward(model, batch)
 
 
 @contextmanager
@@ -101,6 +108,13 @@ def replacing(model: Model, site: Site, change: Change) -> Iterator[None]:
 
 
 @contextmanager
+def _mode(grad: bool) -> Iterator[None]:
+    """Remember what a backward pass needs, or nothing at all, whatever it is outside."""
+    with torch.inference_mode(not grad), torch.set_grad_enabled(grad):
+        yield
+
+
+@contextmanager
 def _without_head(model: Model) -> Iterator[None]:
     path, _, name = model.family.head.rpartition(".")
     parent = model.module.get_submodule(path)
@@ -113,14 +127,13 @@ def _without_head(model: Model) -> Iterator[None]:
 
 
 def _forward(model: Model, batch: Batch) -> Tensor:
-    with torch.inference_mode():
-        inputs = torch.from_numpy(batch.inputs).to(model.device)
-        if batch.attended is None:
-            answer = model.module(_seen(model, inputs))
-        else:
-            attended_ST = torch.from_numpy(batch.attended).to(model.device, torch.int64)
-            cache = {"use_cache": False} if model.family.modality == "causal" else {}
-            answer = model.module(input_ids=inputs, attention_mask=attended_ST, **cache)
+    inputs = torch.from_numpy(batch.inputs).to(model.device)
+    if batch.attended is None:
+        answer = model.module(_seen(model, inputs))
+    else:
+        attended_ST = torch.from_numpy(batch.attended).to(model.device, torch.int64)
+        cache = {"use_cache": False} if model.family.modality == "causal" else {}
+        answer = model.module(input_ids=inputs, attention_mask=attended_ST, **cache)
     logits: Tensor = answer if isinstance(answer, Tensor) else answer.logits  # timm answers plainly
     return logits
 

@@ -24,7 +24,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 import transformers
@@ -41,9 +41,21 @@ from workers.checkpoint import (
     weight_digest,
 )
 from workers.families import Family, UnknownFamilyError, family_of
-from workers.messages import ModelFacts, ModelRef, Site
+from workers.messages import ModelFacts, ModelRef
+from workers.parts import image, known, sites
+from workers.rotation import RotationError, rotate_checked
 
-__all__ = ["CheckpointError", "Model", "Pixels", "adopt", "facts", "load", "main", "sites"]
+__all__ = [
+    "CheckpointError",
+    "Model",
+    "Pixels",
+    "RotationError",
+    "adopt",
+    "facts",
+    "load",
+    "main",
+    "sites",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,11 +92,11 @@ def facts(folder: Path) -> ModelFacts:
     checkpoint = inspect(folder)
     family = checkpoint.family
     module = build(checkpoint, torch.float32, hollow=True)
-    known = _known(module, family, str(folder))
-    if known.image is not None:
-        pixels_of(checkpoint, known.image[2])  # refused while planning, not on the worker
+    told = known(module, family, str(folder))
+    if told.image is not None:
+        pixels_of(checkpoint, told.image[2])  # refused while planning, not on the worker
     return replace(
-        known,
+        told,
         bytes=sum(stored.bytes for stored in checkpoint.tensors.values()),
         digest=weight_digest(checkpoint),
         tokenizer=digest(checkpoint.tokenizer) if checkpoint.tokenizer else None,
@@ -95,8 +107,12 @@ def facts(folder: Path) -> ModelFacts:
 def load(ref: ModelRef) -> Model:
     """Return the checkpoint of a reference, ready to be run: frozen, on its device, in its dtype.
 
+    Where the reference has a basis, the axes inside every head are rotated (`workers.rotation`),
+    and the hidden states of a few random inputs are compared before and after.
+
     Sets the threads of this process, because sums depend on them. Raises
-    CheckpointError where the folder is unusable or no longer what was planned.
+    CheckpointError where the folder is unusable or no longer what was planned,
+    RotationError (one of these) where the model would not compute the same in another basis.
     """
     torch.set_num_threads(ref.threads)
     checkpoint = inspect(Path(ref.folder))
@@ -107,12 +123,15 @@ def load(ref: ModelRef) -> Model:
             f" {ref.facts.digest[:12]}. Put the planned weights back, or plan again."
         )
     module = build(checkpoint, getattr(torch, ref.dtype), hollow=False)
-    image = _image(module, checkpoint.family)
+    module = module.eval().requires_grad_(False).to(ref.device)
+    if ref.basis is not None:
+        rotate_checked(module, checkpoint.family, ref.facts, ref.basis, name=ref.name)
+    size = image(module, checkpoint.family)
     return Model(
-        module=module.eval().requires_grad_(False).to(ref.device),
+        module=module,
         ref=ref,
         family=checkpoint.family,
-        pixels=None if image is None else pixels_of(checkpoint, image[2]),
+        pixels=None if size is None else pixels_of(checkpoint, size[2]),
     )
 
 
@@ -129,7 +148,7 @@ def adopt(module: nn.Module, *, pixels: Pixels | None = None) -> Model:
     named = config if isinstance(config, dict) else {"architectures": [type(module).__name__]}
     family = family_of(named)
     name = type(module).__name__
-    known = _known(module, family, f"This {name}")
+    told = known(module, family, f"This {name}")
     some_parameter = next(module.parameters())
     dtype, device = str(some_parameter.dtype).removeprefix("torch."), some_parameter.device.type
     if dtype not in ("float32", "bfloat16", "float16") or device not in ("cpu", "cuda"):
@@ -148,80 +167,9 @@ def adopt(module: nn.Module, *, pixels: Pixels | None = None) -> Model:
         dtype=cast(Literal["float32", "bfloat16", "float16"], dtype),
         device=cast(Literal["cpu", "cuda"], device),
         threads=torch.get_num_threads(),
-        facts=known,
+        facts=told,
     )
     return Model(module=module.eval(), ref=ref, family=family, pixels=pixels)
-
-
-def sites(module: nn.Module, family: Family, site: Site) -> list[nn.Linear]:
-    """Return the projection of every layer, in order, whose input is the site."""
-    path = family.attention_out if site == "attn_pre_out" else family.mlp_out
-    found = [_at(layer, path) for layer in _at(module, family.layers)]
-    for projection in found:
-        if type(projection) is not nn.Linear:
-            raise CheckpointError(
-                f"`{path}` of this {family.name} model is a {type(projection).__name__}, where a"
-                " plain Linear was expected: its columns need not be neurons. Use a checkpoint that"
-                " is neither quantised nor fused."
-            )
-    return found
-
-
-def _known(module: nn.Module, family: Family, where: str) -> ModelFacts:
-    """Return what a module says of itself: no digest, no tokenizer."""
-    projections = sites(module, family, "attn_pre_out")
-    heads, neurons = int(_at(module, family.heads)), projections[0].in_features
-    if neurons % heads:
-        raise CheckpointError(
-            f"{where} has {neurons} neurons before its attention output projection, which"
-            f" {heads} heads cannot share equally. Check the number of heads in its config.json."
-        )
-    vocabulary = int(_at(module, family.vocabulary))
-    if vocabulary < 1 or not any(True for _ in _at(module, family.head).parameters()):
-        raise CheckpointError(
-            f"{where} has no head: `{family.head}` scores {vocabulary} tokens or classes with no"
-            " weights. Use a checkpoint that was saved with its head."
-        )
-    parameters = list(module.parameters())
-    return ModelFacts(
-        family=family.name,
-        modality=family.modality,
-        layers=len(projections),
-        heads=heads,
-        d_head=neurons // heads,
-        d_model=projections[0].out_features,
-        vocabulary=vocabulary,
-        window=_window(module, family),
-        image=_image(module, family),
-        parameters=sum(parameter.numel() for parameter in parameters),
-        bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-        digest="",
-        tokenizer=None,
-        specials={},
-    )
-
-
-def _window(module: nn.Module, family: Family) -> int:
-    if family.patches is not None:
-        prefix = getattr(module, "num_prefix_tokens", 1)  # timm says; transformers has [CLS] alone
-        return int(_at(module, family.patches).num_patches) + int(prefix)
-    if family.window is None:
-        raise ValueError(
-            f"The row of {family.name} in workers/families.py says no window: add one."
-        )
-    used_up = 0 if family.padding is None else int(_at(module, family.padding)) + 1
-    return int(_at(module, family.window)) - used_up
-
-
-def _image(module: nn.Module, family: Family) -> tuple[int, int, int] | None:
-    """Return (H, W, C) of the image that the patch embedding takes, in pixels; None for text."""
-    if family.patches is None:
-        return None
-    patches = _at(module, family.patches)
-    size = patches.image_size if hasattr(patches, "image_size") else patches.img_size
-    height, width = size
-    convolution = next(part for part in patches.modules() if isinstance(part, nn.Conv2d))
-    return int(height), int(width), convolution.in_channels
 
 
 def _specials(checkpoint: Checkpoint) -> dict[str, int]:
@@ -242,20 +190,6 @@ def _specials(checkpoint: Checkpoint) -> dict[str, int]:
         ) from error
     by_role = {role: getattr(tokenizer, f"{role}_token_id") for role in roles}
     return {role: int(found) for role, found in by_role.items() if found is not None}
-
-
-def _at(root: object, path: str) -> Any:
-    """Return what a dotted path leads to; numbers index lists."""
-    for name in path.split("."):
-        try:
-            root = root[int(name)] if name.isdecimal() else getattr(root, name)  # type: ignore[index]
-        except AttributeError:
-            raise CheckpointError(
-                f"This model's {type(root).__name__} has no `{name}` (of `{path}`), so it is not"
-                " built as workers/families.py says. Use a plain checkpoint of the family, or"
-                " correct its row."
-            ) from None
-    return root
 
 
 def main(folders: list[str]) -> None:

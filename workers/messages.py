@@ -6,9 +6,10 @@ torch, Arrow or Ray, so that either side can be read, tested and replaced
 without the other.
 
 Shapes: S sequences, T positions, L layers, N neurons of one hookpoint
-(heads x d_head), H x W x C pixels.
+(heads x d_head, or the width of the MLP), B bins, Z buckets of positions, H x W x C pixels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 
 Modality = Literal["causal", "masked", "image"]
 Site = Literal["attn_pre_out", "mlp_mid"]
+SITES: tuple[Site, ...] = ("attn_pre_out", "mlp_mid")
 
 NOT_SCORED = -100
 """Target of a position that no metric looks at (the library's own convention)."""
+RARE, MASKED = 1, 2
+"""Bits of a position's mark: its target is none of the most common tokens; it was fed `<mask>`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +38,13 @@ class ModelFacts:
     """Query heads of one layer."""
     d_head: int
     """Neurons of one head."""
+    kv_heads: int
+    """Heads that have keys and values of their own; query heads share them in equal groups."""
     d_model: int
+    d_mlp: int
+    """Neurons of one `mlp_mid` hookpoint."""
+    activation: str
+    """What makes them, by its name in the library: `relu`, `gelu`, `silu`, …"""
     vocabulary: int
     """Tokens (text) or classes (images) that the model's head scores."""
     window: int
@@ -56,6 +66,10 @@ class ModelFacts:
         """Neurons of one `attn_pre_out` hookpoint: heads x d_head, not always d_model."""
         return self.heads * self.d_head
 
+    def neurons_at(self, site: Site) -> int:
+        """Return the neurons of one hookpoint of a site."""
+        return self.neurons if site == "attn_pre_out" else self.d_mlp
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRef:
@@ -70,6 +84,19 @@ class ModelRef:
     threads: int
     """Threads of one replica; fixed by the plan, because sums depend on it."""
     facts: ModelFacts
+    basis: int | None = None
+    """Seed of the rotation of its heads (`workers.rotation`); None: the checkpoint's own axes."""
+
+    @property
+    def label(self) -> str:
+        """What tells loaded models apart, for people too: `zoo:opt`, or `zoo:opt rotated 3`."""
+        return self.name if self.basis is None else f"{self.name} rotated {self.basis}"
+
+    @property
+    def weights(self) -> str:
+        """What stands for the weights in a recipe."""
+        digest = self.facts.digest
+        return digest if self.basis is None else f"{digest} rotated {self.basis}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +109,8 @@ class Sequences:
     """Text: (T,) token ids each; images: (H, W, C) pixels each."""
     targets: tuple[NDArray[np.int64], ...]
     """Text: (T,) token ids, NOT_SCORED elsewhere, shifted for causal models; images: (1,) class."""
+    marks: tuple[NDArray[np.uint8], ...] | None = None
+    """Text: (T,) bits `RARE` and `MASKED` of the scored positions, 0 elsewhere; None for images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +125,8 @@ class Batch:
     """(S, T) False where padded; None for images, which have no padding."""
     targets: NDArray[np.int64]
     """Text: (S, T); images: (S, 1)."""
+    marks: NDArray[np.uint8] | None = None
+    """(S, T) bits `RARE` and `MASKED`; None for images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,21 +152,116 @@ ALL = Counted()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CellOrder:
-    """One cell to evaluate: which units are held, and at what."""
+class Constant:
+    """One constant per neuron, wherever it stands."""
 
-    cell: str
+    values: NDArray[np.float64]
+    """(L, N), also of neurons that are not held."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ByPosition:
+    """One constant per neuron and bucket of positions."""
+
+    values: NDArray[np.float64]
+    """(Z, L, N)."""
+    starts: tuple[int, ...]
+    """First position of each of the Z buckets, ascending from 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Donated:
+    """The activations that the unablated model has on donors."""
+
+    donors: str
+    """Name of the donors: a key of what `workers.evaluate` is given."""
+    drawn: Literal["joint", "per_layer", "per_head", "per_neuron"] = "joint"
+    """What takes one donor together. Other than joint, each layer, head or neuron takes one of a
+    sequence's donors by itself, drawn by (seed, sequence, layer, site, head or neuron); a layer
+    takes the same one at all of its sites."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noise:
+    """Independent Gaussian draws with each neuron's mean and s.d., at every position."""
+
+    mean: NDArray[np.float64]
+    """(L, N)."""
+    std: NDArray[np.float64]
+    """(L, N)."""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Marginal:
+    """Independent draws from each neuron's histogram, at every position."""
+
+    counts: NDArray[np.int64]
+    """(L, N, B) activations in each bin, as the statistics table has them."""
+    start: NDArray[np.float64]
+    """(L, N) where the first bin begins."""
+    width: NDArray[np.float64]
+    """(L, N) of a bin."""
+    zeros: NDArray[np.int64]
+    """(L, N) activations that are exactly 0, as the statistics table has them."""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NearestPeak:
+    """The nearest of each neuron's modes, at every position."""
+
+    modes: NDArray[np.float64]
+    """(L, N, K), NaN after the last mode of a neuron; each has at least one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Custom:
+    """What a user's own method makes of an activation (`workers.plugins`)."""
+
+    plugin: str
+    """Name of the method, registered in this process."""
+    parameters: Mapping[str, object]
+    statistics: Mapping[str, NDArray[np.float64]]
+    """Columns of the statistics table that it asked for, (L, N) each."""
+    seed: int
+
+
+Value = Constant | ByPosition | Donated | Noise | Marginal | NearestPeak | Custom
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hold:
+    """Neurons of one site that are held, and at what."""
+
     site: Site
     held: tuple[NDArray[np.int64], ...]
-    """L arrays of neuron indices, ascending; all empty for the baseline."""
-    values: NDArray[np.float64] | None
-    """(L, N) constant of every neuron, or (Z, L, N) with `starts`; None for donors' activations
-    and for the baseline."""
-    donors: str | None
-    """Name of the donors whose activations are put in; None for constants and the baseline."""
-    starts: tuple[int, ...] | None = None
-    """First position of every bucket, ascending from 0, where `values` is (Z, L, N): one constant
-    per neuron and bucket of positions. None where it is (L, N)."""
+    """L arrays of neuron indices, ascending; some are not empty."""
+    value: Value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellOrder:
+    """One cell to evaluate."""
+
+    cell: str
+    holds: tuple[Hold, ...] = ()
+    """One for every site with held neurons, all of one kind of value; none for the baseline."""
+    share: float = 1.0
+    """α, 0 < α <= 1: an activation x that would be replaced by c becomes (1 - α) x + α c."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Donors:
+    """What the donors of some batches are fed."""
+
+    passes: tuple[tuple[Batch, ...], ...]
+    """K passes, each with one batch for every evaluated one, of its shape: the i-th row is a donor
+    of the i-th sequence. One pass where donors are joint."""
+    rows: tuple[NDArray[np.int64], ...] | None = None
+    """As published, by mistake: (S,) for every batch, the one position whose activations a
+    sequence gets at all of its positions; -1 for zeros. None: position by position."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,8 +281,19 @@ class CellAnswer:
     """(S,) sum of the cross-entropy over scored positions, in nats, of fp32 log-softmax."""
     nan: NDArray[np.int64]
     """(S,) scored positions whose loss is not a number; they are left out of `loss`."""
+    kl: NDArray[np.float64] | None
+    """(S,) sum of KL(unablated ‖ ablated) over scored positions, in nats; None if not asked for."""
+    tokens_rare: NDArray[np.int64] | None
+    """(S,) scored positions marked `RARE`; None for images."""
+    top1_rare: NDArray[np.int64] | None
+    """(S,) of these, those whose target has the largest logit."""
+    tokens_mask: NDArray[np.int64] | None
+    """(S,) scored positions marked `MASKED`; None but for masked models."""
+    top1_mask: NDArray[np.int64] | None
+    loss_mask: NDArray[np.float64] | None
+    """(S,) of these, the sum of the cross-entropy in nats."""
     told: int
-    """Constants: columns to hold, over layers. Donors and constants by position: elements, over
+    """Constants that fold: columns to hold, over layers and sites. All others: elements, over
     unpadded positions."""
     held: int
     """The same, as read back from what the forward pass really used."""

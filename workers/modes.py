@@ -68,6 +68,24 @@ def find(histogram: Histogram, bandwidth_R: NDArray[np.float64]) -> Modes:
     return join([_find(histogram, bandwidth_R, rows[start : start + _ROWS]) for start in starts])
 
 
+def smoothed(
+    counts_RB: NDArray[np.float64], bandwidth_R: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Convolve the counts of every row, (R, B), with a Gaussian of its own s.d., (R,), in bins.
+
+    Returns the result, (R, B), what leaves the row at its ends being lost, and the
+    kernels' summits, (R,). A s.d. far under half a bin smooths nothing.
+    """
+    bins = counts_RB.shape[1]
+    distance_W = np.minimum(np.arange(2 * bins), np.arange(2 * bins, 0, -1))
+    kernel_RW = np.exp(-0.5 * (distance_W / bandwidth_R[:, None]) ** 2)
+    kernel_RW /= kernel_RW.sum(axis=1, keepdims=True)
+    spectrum = np.fft.rfft(counts_RB, 2 * bins) * np.fft.rfft(kernel_RW)
+    density_RB = np.fft.irfft(spectrum, 2 * bins)[:, :bins]
+    highest_R = density_RB.max(axis=1, keepdims=True)
+    return np.where(density_RB > _NOTHING * highest_R, density_RB, 0.0), kernel_RW[:, 0]
+
+
 def _find(histogram: Histogram, bandwidth_R: NDArray[np.float64], rows: NDArray[np.intp]) -> Modes:
     windows, bins = histogram.windows, histogram.windows.bins
     first_R, width_R = windows.first[rows], windows.width[rows]
@@ -82,7 +100,7 @@ def _find(histogram: Histogram, bandwidth_R: NDArray[np.float64], rows: NDArray[
     beside_R2 = beside_R2.clip(0, bins - 1)
     np.add.at(counts_RB, (np.arange(rows.size)[:, None], beside_R2), few_R2)
 
-    density_RB, summit_R = _smoothed(counts_RB, bandwidth_R[rows] / width_R)
+    density_RB, summit_R = smoothed(counts_RB, bandwidth_R[rows] / width_R)
     row_J, bin_J, mass_J = _maxima(density_RB, counts_RB)
     centre_J = first_R[row_J] + bin_J + 0.5
     value_J = (centre_J + _parabola(density_RB, row_J, bin_J)) * width_R[row_J]
@@ -106,20 +124,6 @@ def _find(histogram: Histogram, bandwidth_R: NDArray[np.float64], rows: NDArray[
         distance=nothing,
     )
     return join([smooth_modes, atoms])
-
-
-def _smoothed(
-    counts_RB: NDArray[np.float64], bandwidth_R: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Convolve with Gaussians of the given s.d. in bins; return it, (R, B), and their summits."""
-    bins = counts_RB.shape[1]
-    distance_W = np.minimum(np.arange(2 * bins), np.arange(2 * bins, 0, -1))
-    kernel_RW = np.exp(-0.5 * (distance_W / bandwidth_R[:, None]) ** 2)
-    kernel_RW /= kernel_RW.sum(axis=1, keepdims=True)
-    spectrum = np.fft.rfft(counts_RB, 2 * bins) * np.fft.rfft(kernel_RW)
-    density_RB = np.fft.irfft(spectrum, 2 * bins)[:, :bins]
-    highest_R = density_RB.max(axis=1, keepdims=True)
-    return np.where(density_RB > _NOTHING * highest_R, density_RB, 0.0), kernel_RW[:, 0]
 
 
 def _maxima(

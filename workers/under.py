@@ -64,7 +64,7 @@ def in_sequence(
 
     `centre` says where a layer's N neurons are held, from their counts.
     """
-    layers, neurons = model.facts.layers, model.facts.neurons
+    layers, neurons = model.facts.layers, model.facts.neurons_at(passes.site)
     values_LN = np.zeros((layers, neurons))
     found: list[Histogram] = []
     for layer in range(layers):

@@ -38,10 +38,11 @@ from orchestrator.report.style import CONFIG  # noqa: E402
 from orchestrator.shards import of_role  # noqa: E402
 from workers.collect import collect, recount, windows_from  # noqa: E402
 from workers.counting import Counter  # noqa: E402
-from workers.estimators import fixed_scales, half_sample, paper, smooth  # noqa: E402
+from workers.estimators import fixed_scales, half_sample, smooth  # noqa: E402
 from workers.histogram import Histogram, quantile, summarise  # noqa: E402
 from workers.loading import Model, load  # noqa: E402
 from workers.messages import Batch, Counted  # noqa: E402
+from workers.published import paper  # noqa: E402
 from workers.widening import poor, wider  # noqa: E402
 from workers.windows import LATTICES, Windows  # noqa: E402
 

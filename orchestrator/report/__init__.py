@@ -1,14 +1,18 @@
 """The report: one page that says what a sweep found, and how sure one can be.
 
-    read       what is in the run folder, complete or not
-    words      numbers, names and sentences
-    style      how a method looks
-    figures    a chart as SVG and PNG; curves and densities are the charts
-    tables     the numbers at 50 % and 90 %, and the declared contrasts
-    account    how much is there, what these models can show, and notes
-    provenance where the numbers come from
-    page       all of it on one page
-    html       elements, escaped by construction
+    read         what is in the run folder, complete or not
+    settings     which group of curves a number is about, in words; how many a page shows
+    words        numbers, names and sentences
+    style        how a method looks
+    figures      a chart as SVG and PNG; curves, differences, layers, taken and densities are the
+                 charts
+    contrasts    what was declared, as questions with answers; compared has their tables
+    tables       levels at some fractions, areas, further metrics
+    optimal, bases, effects   the gap to optimal, rotated axes, effects of single units
+    account      how much is there, what these models can show, and notes
+    opening, provenance       what was swept, and where the numbers come from
+    page         all of it on one page
+    html         elements, escaped by construction
 
 It reads tables alone: no model, no cluster, no network.
 """

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from orchestrator import results
-from orchestrator.report.activations import Counted
+from orchestrator.report.activations import NEAR, Counted
 from orchestrator.report.html import Child, Element, bullets, tag
 from orchestrator.report.read import Run
 from orchestrator.report.words import count, listed, percent
@@ -19,6 +19,8 @@ FEW_MASKS = 10
 PAPER = "OPT 1.3B, Mistral 7B, RoBERTa-large and ViT-B"
 PAPER_NEURONS = (9_216, 131_072)
 """Attention neurons of the paper's smallest and largest model."""
+_NAMED = 8
+"""Models and sites whose shares are listed, at most."""
 
 
 def standing(run: Run) -> dict[str, tuple[int, int, int, int]]:
@@ -68,6 +70,7 @@ def banner(run: Run) -> list[Element]:
 def limits(run: Run, counted: Mapping[str, Counted]) -> list[Element]:
     """Return what models of this size can and cannot show."""
     said: list[Element] = []
+    counted = dict(list(counted.items())[:_NAMED])
     sizes = [f"{p} {c.neurons:,}" for p, c in counted.items()]
     modes = [f"{p} {percent(c.two_modes, 1)}" for p, c in counted.items()]
     apart = [f"{p} {percent(c.apart)}" for p, c in counted.items()]
@@ -87,16 +90,17 @@ def limits(run: Run, counted: Mapping[str, Counted]) -> list[Element]:
         said.append(
             tag(
                 "p",
-                "A contrast holds for these checkpoints, on these data, at this site, with neurons"
-                " drawn in this way; another model can give the opposite sign.",
+                "A contrast holds for these checkpoints, on these data, at these sites, with units"
+                " chosen in these ways; another model can give the opposite sign.",
             )
         )
     if sizes:
         said.append(
             tag(
                 "p",
-                f"Neurons at the site: {listed(sizes)}; the paper’s models have {low:,} to"
-                f" {high:,}. The methods differ where a neuron’s mean is not its mode. The share of"
+                f"Neurons counted: {listed(sizes)}; the paper’s models have {low:,} to"
+                f" {high:,} attention neurons. The methods differ where a neuron’s mean is not its"
+                " mode. The share of"
                 f" neurons with a second mode of at least a tenth of the weight: {listed(modes)};"
                 f" with mean and peak more than half an s.d. apart: {listed(apart)}.",
             )
@@ -118,7 +122,8 @@ def _parameters(run: Run) -> str:
 
 def notes(run: Run, counted: Mapping[str, Counted]) -> list[Element]:
     """Return what a careful reader should know before believing a number."""
-    said = results.notes(Store(run.folder.absolute()))
+    said = results.notes(Store(run.folder.absolute()), axes=0)
+    said += atoms(run, counted)
     masks = run.curves["masks"].max()
     if isinstance(masks, int) and 1 < masks < FEW_MASKS:
         error = (2 * (masks - 1)) ** -0.5
@@ -127,12 +132,12 @@ def notes(run: Run, counted: Mapping[str, Counted]) -> list[Element]:
             f" {percent(error)}; the default is {FEW_MASKS} masks."
         )
     declared = run.contrasts.filter("declared")
-    intervals = declared.height
-    if intervals > 1 and declared["p_adjusted"].is_null().all():
+    if declared.height > 1:
         said.append(
-            f"The {intervals:,} intervals of the declared contrasts are not adjusted for their"
-            f" number: were there no difference anywhere, about {intervals / 20:.0f} would still"
-            " miss zero. Those of one model share documents and masks, so they err together."
+            f"The {declared.height:,} intervals of the declared contrasts are each of one"
+            " comparison by itself: were there no difference anywhere, about"
+            f" {declared.height / 20:.0f} would still miss zero. The adjusted p-values hold for all"
+            " of them together. Those of one model share documents and masks, so they err together."
         )
     for panel, c in counted.items():
         if c.wide:
@@ -152,6 +157,37 @@ def notes(run: Run, counted: Mapping[str, Counted]) -> list[Element]:
         )
     said += _proof(run)
     return [bullets(list[Child](said))] if said else [tag("p", "Nothing to note yet.")]
+
+
+def atoms(run: Run, counted: Mapping[str, Counted]) -> list[str]:
+    """Return what to know of peaks in the MLP's middle, which an activation function shapes."""
+    said = []
+    for name, c in counted.items():
+        if c.site != "mlp_mid":
+            continue
+        activation = _activation(run, c.model)
+        by = f" ({activation})" if activation else ""
+        if c.zeros > 0.01 or activation == "relu":
+            said.append(
+                f"{name}{by}: {percent(c.zeros)} of the activations of the MLP’s middle are exactly"
+                f" 0, and so is the peak of {percent(c.peak_zero)} of its neurons: there holding at"
+                " the peak is holding at zero."
+            )
+        elif "gelu" in activation or (not activation and c.at_minimum > 0.1):
+            said.append(
+                f"{name}{by}: a GELU’s density diverges at its minimum, −0.17. The peak of"
+                f" {percent(c.at_minimum)} of the neurons of the MLP’s middle lies within {NEAR:g}"
+                " of it, and there says more of the function than of the neuron."
+            )
+    return said
+
+
+def _activation(run: Run, model: str) -> str:
+    """Return a model's activation function by its recorded name; nothing where there is none."""
+    models = run.provenance.get("models")
+    facts = models.get(model) if isinstance(models, Mapping) else None
+    name = facts.get("activation") if isinstance(facts, Mapping) else None
+    return name if isinstance(name, str) else ""
 
 
 def _proof(run: Run) -> list[str]:

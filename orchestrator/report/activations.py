@@ -25,9 +25,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from orchestrator.labels import OWN
 from orchestrator.report.words import method_name, percent
 
 NEURON = ("layer", "neuron")
+GELU_MINIMUM, NEAR = -0.17, 0.01
+"""The least that a GELU gives, and how near a peak is called at it; units of the activations."""
 _GRID = np.linspace(-4, 4, 161)
 """Edges of the layer average's bins, in s.d. from the neuron's mean."""
 
@@ -60,8 +63,10 @@ class Average:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counted:
-    """What collection says of a panel's neurons, in shares of them."""
+    """What collection says of the neurons of a model's site, in shares of them."""
 
+    model: str
+    site: str
     neurons: int
     wide: float
     """Bin wider than a quarter of the neuron's s.d."""
@@ -71,16 +76,26 @@ class Counted:
     """A second mode with at least a tenth of the weight."""
     apart: float
     """Mean and peak further than half an s.d. apart."""
+    zeros: float
+    """Of all activations: exactly 0."""
+    peak_zero: float
+    """Peak exactly 0."""
+    at_minimum: float
+    """Peak within `NEAR` of the minimum of a GELU, where the density diverges."""
 
 
 class Activations:
-    """The statistics and centres of one (model, site)."""
+    """The statistics and centres of one (model, site), in the checkpoint's own axes.
 
-    def __init__(self, folder: Path, model: str, site: str) -> None:
-        # Both may come from another source than the one that is evaluated.
-        collected = {"model": model, "site": site}
-        self._statistics = _scan(folder / "statistics", collected)
-        self._centres = _scan(folder / "centres", collected)
+    They may come from another source than the one that is evaluated, and of several: `prefer`
+    names those to take if they are there, the first first.
+    """
+
+    def __init__(self, folder: Path, model: str, site: str, prefer: Sequence[str] = ()) -> None:
+        self._model, self._site = model, site
+        collected = {"model": model, "site": site, "basis": OWN}
+        self._statistics = _of_one(_scan(folder / "statistics", collected), prefer)
+        self._centres = _of_one(_scan(folder / "centres", collected), prefer)
 
     @property
     def collected(self) -> bool:
@@ -98,7 +113,7 @@ class Activations:
             .select(
                 *NEURON,
                 *("count", "below", "above", "mean", "std", "peak", "kurtosis"),
-                *("bin_width", "mode_values", "mode_weights"),
+                *("zeros", "bin_width", "mode_values", "mode_weights"),
             )
             .sort(NEURON)
             .collect()
@@ -113,12 +128,22 @@ class Activations:
             outside=((pl.col("below") + pl.col("above")) > 0.01 * pl.col("count")).mean(),
             two_modes=(second.fill_null(0) >= 0.1).mean(),
             apart=((pl.col("mean") - pl.col("peak")).abs() > 0.5 * pl.col("std")).mean(),
+            zeros=pl.col("zeros").sum() / pl.col("count").sum(),
+            peak_zero=(pl.col("peak") == 0).mean(),
+            at_minimum=((pl.col("peak") - GELU_MINIMUM).abs() <= NEAR).mean(),
         ).row(0, named=True)
-        return Counted(neurons=rows.height, **{k: v or 0.0 for k, v in shares.items()})
+        return Counted(
+            model=self._model,
+            site=self._site,
+            neurons=rows.height,
+            **{k: v or 0.0 for k, v in shares.items()},
+        )
 
     def interesting(self) -> list[Density]:
         """Return the densities of up to three neurons, each extreme in its own way."""
-        rows = self._scalars().filter(pl.col("std") > 0, pl.col("count") > 0)
+        # A neuron that is mostly an atom, as after a ReLU, has no density worth showing.
+        alive = pl.col("zeros") <= 0.5 * pl.col("count")
+        rows = self._scalars().filter(pl.col("std") > 0, pl.col("count") > 0, alive)
         if not rows.height:
             return []
         rows = rows.with_columns(
@@ -164,7 +189,8 @@ class Activations:
         finite = counts_B.sum() + row["zeros"] + row["below"] + row["above"]
         heights_B = counts_B[keep] / (max(finite, 1) * width)
         if row["zeros"] > 0.01 * finite:  # an atom has no density, so it isn't in the bins
-            reason = f"{reason}, {percent(row['zeros'] / finite)} exactly 0"
+            short = reason.replace("mean and peak", "mean–peak").replace(" apart", "")
+            reason = f"{short}, {percent(row['zeros'] / finite)} are 0"
         return Density(
             title=f"layer {layer} · neuron {neuron}",
             reason=reason,
@@ -231,6 +257,16 @@ def _scan(folder: Path, where: Mapping[str, str]) -> pl.LazyFrame | None:
     if not files:
         return None
     return pl.scan_parquet(files).filter(*(pl.col(key) == value for key, value in where.items()))
+
+
+def _of_one(rows: pl.LazyFrame | None, prefer: Sequence[str]) -> pl.LazyFrame | None:
+    """Return the rows of one source: the first preferred one that is there, or the first."""
+    if rows is None:
+        return None
+    there = rows.select("data").unique(maintain_order=True).collect()["data"].to_list()
+    if len(there) < 2:
+        return rows
+    return rows.filter(pl.col("data") == next((d for d in prefer if d in there), there[0]))
 
 
 def _two_modes(row: Mapping[str, object]) -> list[tuple[float, float]]:

@@ -1,142 +1,254 @@
-"""Curves: how Top-1 and CE change with the share of neurons held.
+"""Curves: how the metrics change with the share of units held.
 
-Two figures after the paper's figures 2 and 3 (arXiv 2408.17322), one row per
-panel, Top-1 on the left and CE on the right, and one figure of the declared
-contrasts, whose differences are often too small to see between two curves.
-Bands and bars are 95 % intervals of single points; none covers a whole curve.
+Of a plain sweep, where every model has one panel, two figures after the paper's figures 2
+and 3 (arXiv 2408.17322): a row per panel, Top-1 on the left and CE on the right. Of a sweep
+with several groups of curves, one figure per model and metric whose panels are the groups,
+side by side on one scale, so that groups can be compared by eye.
+
+Two 95 % bands are drawn: the darker is pointwise, it covers each point by itself; the lighter
+is simultaneous, it covers all points of a curve at once. With many methods bands would hide
+the curves and are left to the tables.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import altair as alt
 import polars as pl
 
-from orchestrator.report import style
-from orchestrator.report.figures import Figure, Rows, Spec, below, beside, part, wrapped
+from orchestrator.names import slug
+from orchestrator.report.figures import Figure, Rows, Spec, below, beside, of, part, wrapped
 from orchestrator.report.read import Run
+from orchestrator.report.settings import common
+from orchestrator.report.style import Encoding
 from orchestrator.report.words import (
     METRIC_NAME,
     SCALE,
     UNIT,
-    Metric,
     change,
     decimals,
     interval,
-    label_name,
     listed,
     method_name,
+    metric_said,
     number,
     percent,
 )
 
 WIDTH, HEIGHT = 372, 210
-_VALUES = alt.Axis(tickCount=5, domain=False, ticks=False, minExtent=38, labelPadding=9)
-_METRICS: tuple[Metric, ...] = ("top1", "ce")
-_PAIR_LOOKS = (("#AA4499", "circle"), ("#555555", "triangle-up"), ("#999933", "square"))
+SMALL_WIDTH, SMALL_HEIGHT = 226, 150
+VALUES = alt.Axis(tickCount=5, domain=False, ticks=False, minExtent=38, labelPadding=9)
+DRAWN = ("top1", "ce", "kl")
+"""Metrics that have figures."""
+BANDED = 6
+"""Of more methods, no bands are drawn."""
+_BANDS = (
+    " Shaded: 95 % bands over documents and masks, darker those that hold for one point"
+    " (pointwise), lighter those that hold for a whole curve (simultaneous)."
+)
+_POINTWISE = (
+    " Shaded: 95 % pointwise bands over documents and masks; each holds at its own held share, none"
+    " for a curve as a whole."
+)
+_NO_BANDS = " With so many methods no bands are drawn; the tables have them."
 
 
-def changes(run: Run, modalities: Sequence[str], *, name: str, after: str) -> Figure | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """What the panels of a figure have in common."""
+
+    width: int
+    height: int
+    methods: Encoding
+    shares: tuple[float, float]
+    """Smallest and largest held share of the axis."""
+    banded: bool
+
+
+def metrics(run: Run) -> list[str]:
+    """Return the metrics that are drawn, of those asked for."""
+    return [m for m in DRAWN if m in run.metrics]
+
+
+def changes(
+    run: Run, modalities: Sequence[str], *, name: str, after: str, shown: Sequence[str]
+) -> Figure | None:
     """Return the curves of the panels of these modalities; None when there are none yet."""
-    rows = _curve_rows(run)
-    panels = [p for p in run.panels if run.modality[p] in modalities and p in rows]
-    if not panels:
+    rows = curve_rows(run)
+    panels = [p for p in run.shown if run.modality[p] in modalities and p in rows]
+    there = [m for m in shown if any(row["metric"] == m for p in panels for row in rows[p])]
+    if not there:
         return None
-    methods = list(dict.fromkeys(str(row["method"]) for p in panels for row in rows[p]))
+    look = _look(run, [row for p in panels for row in rows[p]], WIDTH, HEIGHT)
+    drawn = {metric: _chart(metric, look) for metric in there}
     charts = [
-        _panel_of_changes(str(i), panel, baseline(run, panel), methods)
+        beside(
+            [of(f"{i}-{metric}", drawn[metric]) for metric in there],
+            title=panel,
+            subtitle=baseline(run, panel),
+            spacing=34,
+        )
         for i, panel in enumerate(panels)
     ]
+    sides = [f"{metric_said(m)}" for m in there]
     return Figure(
         name=name,
-        chart=below(charts, spacing=26),
+        chart=below(charts, spacing=26)
+        if len(there) > 1
+        else wrapped(charts, columns=2, spacing=34),
         data={
             f"{i}-{metric}": [row for row in rows[panel] if row["metric"] == metric]
             for i, panel in enumerate(panels)
-            for metric in _METRICS
+            for metric in there
         },
         caption=(
-            "Change of Top-1 (left, percentage points) and of cross-entropy (right, nats) against"
-            " the share of neurons held, one curve per method, as the mean over masks. Shaded: 95 %"
-            " pointwise bands over documents and masks; each holds at its own held share, none for"
-            " a curve as a whole."
-            f" Panels have scales of their own. After the paper’s {after}."
+            f"Change of {listed(sides)} against the share of units held, one curve per method, as"
+            f" the mean over masks.{_bands(look, rows, panels)} Panels have scales of their own."
+            + (f" After the paper’s {after}." if after else "")
         ),
-        alt=_alt(panels, rows),
+        alt=_alt(panels, rows, there),
     )
 
 
-def _curve_rows(run: Run) -> Mapping[str, list[dict[str, object]]]:
+def multiples(run: Run, model: str, metric: str) -> Figure | None:
+    """Return the curves of a model's panels in one metric; None when there are none yet."""
+    found = curve_rows(run)
+    settings = run.settings.filter(pl.col("panel").is_in(run.shown), pl.col("model") == model)
+    short = dict(settings.select("panel", "short").rows())
+    rows = {
+        p: [row for row in found.get(p, []) if row["metric"] == metric] for p in settings["panel"]
+    }
+    rows = {p: own for p, own in rows.items() if own}
+    if not rows:
+        return None
+    every = [row for own in rows.values() for row in own]
+    look = _look(run, every, SMALL_WIDTH, SMALL_HEIGHT)
+    where = dict(settings.select("panel", "site").rows())
+    drawn = {
+        site: _chart(
+            metric, look, domain=_domain([r for p, r in rows.items() if where[p] == site], look)
+        )
+        for site in dict.fromkeys(where[panel] for panel in rows)
+    }
+    charts = [of(str(i), drawn[where[p]], title=short[p]) for i, p in enumerate(rows)]
+    return Figure(
+        name=f"curves-{slug(model)}-{metric}",
+        chart=wrapped(charts, columns=3, spacing=26),
+        data={str(i): own for i, own in enumerate(rows.values())},
+        caption=(
+            f"{model}, {common(run.settings, model)} ({baseline(run, next(iter(rows)))}): change of"
+            f" {metric_said(metric)} against the share of units held, one curve per method, as the"
+            " mean over masks. A panel per setting; those of one site share their scale."
+            f"{_bands(look, rows, list(rows))}"
+        ),
+        alt=_alt(list(rows), rows, [metric]),
+    )
+
+
+def _domain(panels: Sequence[Rows], look: _Look) -> tuple[float, float]:
+    """Return the scale of panels that are compared by eye: of points and pointwise bands."""
+    keys = ("mean", "low", "high") if look.banded else ("mean",)
+    rows = [row for panel in panels for row in panel]
+    values = [float(str(row[k])) for row in rows for k in keys if row[k] is not None]
+    return min([0.0, *values]), max([0.0, *values])
+
+
+def _look(run: Run, rows: Sequence[Mapping[str, object]], width: int, height: int) -> _Look:
+    there = {str(row["method"]) for row in rows}
+    methods = [name for name in run.methods if name in there]
+    shares = [float(str(row["share"])) for row in rows]
+    return _Look(
+        width=width,
+        height=height,
+        methods=Encoding(names=methods, among=run.methods),
+        shares=(0.0, max(shares, default=1.0)),
+        banded=len(methods) <= BANDED,
+    )
+
+
+def _bands(
+    look: _Look, rows: Mapping[str, Sequence[Mapping[str, object]]], panels: Sequence[str]
+) -> str:
+    if not look.banded:
+        return _NO_BANDS
+    joint = any(row["low_all"] is not None for p in panels for row in rows[p])
+    return _BANDS if joint else _POINTWISE
+
+
+def curve_rows(run: Run) -> Mapping[str, list[dict[str, object]]]:
     """Return the points to draw, per panel, in printed units."""
     rows: dict[str, list[dict[str, object]]] = {}
     for row in run.curves.sort("held_share", maintain_order=True).to_dicts():
-        metric = str(row["metric"])
-        if not metric.startswith("d_"):
+        metric = str(row["metric"]).removeprefix("d_")
+        if not str(row["metric"]).startswith("d_") or metric not in DRAWN:
             continue
-        short: Metric = "ce" if metric == "d_ce" else "top1"
-        middle, low, high = (
-            None if row[key] is None else row[key] * SCALE[short] for key in ("mean", "low", "high")
-        )
+        keys = ("mean", "low", "high", "low_all", "high_all")
+        drawn = {key: None if row[key] is None else row[key] * SCALE[metric] for key in keys}
+        middle, low, high = drawn["mean"], drawn["low"], drawn["high"]
         method = method_name(row["method"], row["parameters"])
         places = 1 if middle is None or low is None or high is None else decimals(low, high)
         rows.setdefault(row["panel"], []).append(
             {
                 "method": method,
-                "metric": short,
+                "metric": metric,
                 "share": row["held_share"],
-                "mean": middle,
-                "low": low,
-                "high": high,
-                "tip": f"{method}, {percent(row['held_share'], 1)} held: {METRIC_NAME[short]}"
-                f" {change(middle, places)} {UNIT[short]} {interval(low, high, places)}",
+                **drawn,
+                "tip": f"{method}, {percent(row['held_share'], 1)} held: {METRIC_NAME[metric]}"
+                f" {change(middle, places)} {UNIT[metric]} {interval(low, high, places)}",
             }
         )
     order = run.methods
     return {p: sorted(r, key=lambda row: order.index(str(row["method"]))) for p, r in rows.items()}
 
 
-def _panel_of_changes(name: str, label: str, unablated: str, methods: Sequence[str]) -> Spec:
-    plots = []
-    for metric in _METRICS:
-        base = alt.Chart(alt.NamedData(name=f"{name}-{metric}"), width=WIDTH, height=HEIGHT).encode(
-            x=_held_share(), color=_coloured(methods)
+def _chart(metric: str, look: _Look, *, domain: tuple[float, float] | None = None) -> Spec:
+    """Return a panel without its data and title: Altair is slow, so one serves many panels."""
+    base = alt.Chart(alt.NamedData(name=""), width=look.width, height=look.height).encode(
+        x=share_axis(look.shares), color=look.methods.colour
+    )
+    line = base.mark_line(strokeWidth=1.8).encode(
+        y=_y(metric, "mean", domain), strokeDash=look.methods.dash
+    )
+    points = base.mark_point(filled=True, size=46 if domain is None else 30, opacity=1).encode(
+        y=_y(metric, "mean", domain), shape=look.methods.shape, description="tip:N"
+    )
+    bands = [
+        base.mark_area(opacity=opacity, clip=domain is not None).encode(
+            y=_y(metric, low, domain), y2=f"{high}:Q"
         )
-        chart = alt.layer(
-            base.mark_area(opacity=0.14).encode(y=_y(metric, "low"), y2="high:Q"),
-            base.mark_line(strokeWidth=1.8).encode(
-                y=_y(metric, "mean"),
-                strokeDash=alt.StrokeDash("method:N", scale=style.dash(methods), legend=None),
-            ),
-            base.mark_point(filled=True, size=46, opacity=1).encode(
-                y=_y(metric, "mean"),
-                shape=alt.Shape(
-                    "method:N", scale=style.shape(methods), legend=style.legend(len(methods))
-                ),
-                description="tip:N",
-            ),
-        )
-        plots.append(part(chart))
-    return beside(plots, title=label, subtitle=unablated, spacing=34)
+        for low, high, opacity in (("low_all", "high_all", 0.07), ("low", "high", 0.12))
+        if look.banded
+    ]
+    return part(alt.layer(*bands, line, points))
 
 
-def _held_share() -> alt.X:
+def share_axis(shares: tuple[float, float]) -> alt.X:
+    """Return the axis of held shares, from nothing to the largest."""
+    low, high = shares
+    whole = high > 0.99
     return alt.X(
         "share:Q",
-        title="neurons held",
-        scale=alt.Scale(domain=[0, 1], nice=False),
-        axis=alt.Axis(format="%", values=[0, 0.2, 0.4, 0.6, 0.8, 1], grid=False),
+        title="share held",
+        scale=alt.Scale(domain=[low, 1 if whole else high], nice=False),
+        axis=alt.Axis(
+            format="%",
+            grid=False,
+            labelOverlap=False,
+            tickCount=5,
+            values=[0, 0.25, 0.5, 0.75, 1] if whole else alt.Undefined,
+        ),
     )
 
 
-def _y(metric: Metric, field: str) -> alt.Y:
+def _y(metric: str, field: str, domain: tuple[float, float] | None) -> alt.Y:
+    unit = f" ({UNIT[metric]})" if UNIT[metric] else ""
     return alt.Y(
         f"{field}:Q",
-        title=f"change of {METRIC_NAME[metric]} ({UNIT[metric]})",
-        axis=_VALUES,
+        # Nothing diverges from itself: the unablated model's KL is 0.
+        title=f"{'' if metric == 'kl' else 'change of '}{METRIC_NAME[metric]}{unit}",
+        axis=VALUES,
+        scale=alt.Scale(domain=list(domain)) if domain else alt.Undefined,
     )
-
-
-def _coloured(methods: Sequence[str]) -> alt.Color:
-    return alt.Color("method:N", scale=style.colour(methods), legend=style.legend(len(methods)))
 
 
 def baseline(run: Run, panel: str) -> str:
@@ -148,99 +260,23 @@ def baseline(run: Run, panel: str) -> str:
     return f"unablated: Top-1 {percent(row['top1'], 1)}, CE {number(row['ce'], 3)} nats"
 
 
-def _alt(panels: Sequence[str], rows: Mapping[str, list[dict[str, object]]]) -> str:
+def _alt(
+    panels: Sequence[str], rows: Mapping[str, list[dict[str, object]]], drawn: Sequence[str]
+) -> str:
     """Return the curves' ends, in words."""
+    metric = "ce" if "ce" in drawn else drawn[0]
     said = []
-    for panel in panels:
-        losses = [row for row in rows[panel] if row["metric"] == "ce"]
+    for panel in panels[:6]:
+        losses = [row for row in rows[panel] if row["metric"] == metric]
         furthest = max((float(str(row["share"])) for row in losses), default=0)
         ends = [
             f"{row['method']} {change(float(str(row['mean'])), 2)}"
             for row in losses
             if row["share"] == furthest and row["mean"] is not None
         ]
-        said.append(f"{panel}: at {percent(furthest)} held, CE changes by {listed(ends)} nats")
-    return f"Line charts of the change of Top-1 and CE against the share held. {'; '.join(said)}."
-
-
-def differences(run: Run, declared_pairs: Sequence[tuple[str, str]]) -> Figure | None:
-    """Return the declared contrasts of CE against the fraction; None when there are none."""
-    declared = run.contrasts.filter(
-        pl.col("declared"),
-        pl.col("metric").is_in(["ce", "d_ce"]),
-        *(pl.col(column).is_not_null() for column in ("fraction", "estimate", "low", "high")),
-    )
-    if not declared.height:
-        return None
-    pairs = [pair for pair in declared_pairs if pair in set(declared.select("a", "b").rows())]
-    names = [f"{label_name(a)} − {label_name(b)}" for a, b in pairs]
-    data: dict[str, Rows] = {"zero": [{"zero": 0}]}
-    panels = [p for p in run.panels if p in declared["panel"]]
-    for i, panel in enumerate(panels):
-        values: Rows = []
-        data[str(i)] = values
-        for row in declared.filter(pl.col("panel") == panel).to_dicts():
-            which = pairs.index((row["a"], row["b"]))
-            places = decimals(row["low"], row["high"])
-            values.append(
-                {
-                    # Side by side, not on top of each other.
-                    "share": row["fraction"] + 0.014 * (which - (len(pairs) - 1) / 2),
-                    "pair": names[which],
-                    "mean": row["estimate"],
-                    "low": row["low"],
-                    "high": row["high"],
-                    "tip": f"{names[which]} at f = {row['fraction']:g}: CE"
-                    f" {change(row['estimate'], places)} nats"
-                    f" {interval(row['low'], row['high'], places)}",
-                }
-            )
-    charts = [_panel_of_differences(str(i), panel, names) for i, panel in enumerate(panels)]
-    return Figure(
-        name="contrasts",
-        chart=wrapped(charts, columns=2, spacing=34),
-        data=data,
-        caption=(
-            "The declared contrasts: difference in CE (nats) between two methods that hold the same"
-            " neurons, against the fraction held. Above zero, the first method costs more. Bars:"
-            " 95 % intervals of each difference over documents and masks (at 100 % there is one"
-            " mask, and they cover documents alone), not adjusted for their number."
-        ),
-        alt=f"Differences in CE with intervals against the fraction held: {listed(names)},"
-        f" for {listed(panels)}. The numbers are in the table below.",
-    )
-
-
-def _panel_of_differences(name: str, label: str, names: Sequence[str]) -> Spec:
-    looks = [_PAIR_LOOKS[i % len(_PAIR_LOOKS)] for i in range(len(names))]
-    legend = style.legend(len(names))
-    base = alt.Chart(alt.NamedData(name=name), width=WIDTH, height=HEIGHT - 30).encode(
-        x=alt.X(
-            "share:Q",
-            title="neurons held",
-            scale=alt.Scale(domain=[0, 1.04], nice=False),
-            axis=alt.Axis(format="%", values=[0, 0.2, 0.4, 0.6, 0.8, 1], grid=False),
-        ),
-        color=alt.Color(
-            "pair:N",
-            scale=alt.Scale(domain=list(names), range=[colour for colour, _ in looks]),
-            legend=legend,
-        ),
-    )
-    shape = alt.Shape(
-        "pair:N",
-        scale=alt.Scale(domain=list(names), range=[shape for _, shape in looks]),
-        legend=legend,
-    )
-    zero = alt.Chart(alt.NamedData(name="zero")).mark_rule(color=style.INK)
-    chart = alt.layer(
-        zero.encode(y=alt.Y("zero:Q")),
-        base.mark_rule(strokeWidth=1.6).encode(
-            y=alt.Y("low:Q", title="difference in CE (nats)", axis=_VALUES), y2="high:Q"
-        ),
-        base.mark_point(filled=True, size=52, opacity=1).encode(
-            y=alt.Y("mean:Q"), shape=shape, description="tip:N"
-        ),
-        title=label,
-    )
-    return part(chart)
+        said.append(
+            f"{panel}: at {percent(furthest)} held, {METRIC_NAME[metric]} changes by"
+            f" {listed(ends)} {UNIT[metric]}"
+        )
+    names = listed([METRIC_NAME[m] for m in drawn])
+    return f"Line charts of the change of {names} against the share held. {'; '.join(said)}."

@@ -1,6 +1,6 @@
 """Densities: what neurons do, and where the constants they are held at lie.
 
-After the paper's figure 1. A row per panel: three extreme neurons, each on the
+After the paper's figure 1. A row per model and site: three extreme neurons, each on the
 axis of its own activations, and the average of every layer on a standardised
 one. `activations` says how they are chosen and averaged.
 """
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import altair as alt
 import numpy as np
 
-from orchestrator.report import style
 from orchestrator.report.activations import Activations, Average, Density
 from orchestrator.report.figures import Figure, Rows, Spec, below, beside, part
+from orchestrator.report.style import Encoding
 from orchestrator.report.words import listed
 
 WIDTH, HEIGHT = 190, 150
@@ -34,12 +34,13 @@ def densities(panels: Sequence[tuple[str, Activations]], methods: Sequence[str])
     names = [name for name in methods if name in marked]
     if not names:  # constants by position have no one place to be marked at
         return None
+    look = Encoding(names=names, among=methods)
     data: Data = {}
     rows = [
         beside(
             [
-                *(_neuron(data, f"{row}-{i}", neuron, names) for i, neuron in enumerate(neurons)),
-                _average(data, f"{row}-average", average, names),
+                *(_neuron(data, f"{row}-{i}", neuron, look) for i, neuron in enumerate(neurons)),
+                _average(data, f"{row}-average", average, look),
             ],
             title=label,
             spacing=24,
@@ -70,7 +71,8 @@ def densities(panels: Sequence[tuple[str, Activations]], methods: Sequence[str])
     )
 
 
-def _neuron(data: Data, name: str, density: Density, names: Sequence[str]) -> Spec:
+def _neuron(data: Data, name: str, density: Density, look: Encoding) -> Spec:
+    names = look.names
     edges, heights = density.edges, density.heights
     marks = {m: v for m, v in density.marks.items() if m in names and np.isfinite(v)}
     room = 0.02 * (edges[-1] - edges[0])
@@ -87,10 +89,10 @@ def _neuron(data: Data, name: str, density: Density, names: Sequence[str]) -> Sp
         "x:Q",
         title=None,
         scale=alt.Scale(domain=[float(low), float(high)], nice=False, zero=False),
-        axis=alt.Axis(tickCount=4, grid=False, labelBound=True),
+        axis=alt.Axis(tickCount=4, grid=False, labelBound=True, format="~g"),
     )
     marked = alt.Chart(alt.NamedData(name=f"{name}/marks")).encode(
-        x=x, y=_pixels(), color=_coloured(names)
+        x=x, y=_pixels(), color=look.colour
     )
     chart = alt.layer(
         alt.Chart(alt.NamedData(name=name), width=WIDTH, height=HEIGHT)
@@ -99,10 +101,10 @@ def _neuron(data: Data, name: str, density: Density, names: Sequence[str]) -> Sp
         alt.layer(
             marked.mark_rule(strokeWidth=1.8).encode(
                 y2="foot:Q",
-                strokeDash=alt.StrokeDash("method:N", scale=style.dash(names), legend=None),
+                strokeDash=look.dash,
             ),
             marked.mark_point(filled=True, size=52, opacity=1).encode(
-                shape=_shaped(names), description="tip:N"
+                shape=look.shape, description="tip:N"
             ),
         ),
         title=_title(density.title, density.reason),
@@ -110,7 +112,8 @@ def _neuron(data: Data, name: str, density: Density, names: Sequence[str]) -> Sp
     return part(chart)
 
 
-def _average(data: Data, name: str, average: Average, names: Sequence[str]) -> Spec:
+def _average(data: Data, name: str, average: Average, look: Encoding) -> Spec:
+    names = look.names
     middles = (average.edges[:-1] + average.edges[1:]) / 2
     last = max(len(average.heights) - 1, 1)
     data[name] = [
@@ -133,9 +136,7 @@ def _average(data: Data, name: str, average: Average, names: Sequence[str]) -> S
     ]
     scale = alt.Scale(domain=[-4, 4], nice=False)
     x = alt.X("x:Q", title=None, scale=scale, axis=alt.Axis(values=[-4, -2, 0, 2, 4], grid=False))
-    marked = alt.Chart(alt.NamedData(name=f"{name}/marks")).encode(
-        y=_pixels(), color=_coloured(names)
-    )
+    marked = alt.Chart(alt.NamedData(name=f"{name}/marks")).encode(y=_pixels(), color=look.colour)
     depth = alt.Scale(domain=[0, 1], range=["#c4c4c4", "#404040"])
     top = max((float(h.max()) for h in average.heights), default=1.0)
     chart = alt.layer(
@@ -150,7 +151,7 @@ def _average(data: Data, name: str, average: Average, names: Sequence[str]) -> S
         alt.layer(
             marked.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q"),
             marked.mark_point(filled=True, size=52, opacity=1).encode(
-                x=x, shape=_shaped(names), description="tip:N"
+                x=x, shape=look.shape, description="tip:N"
             ),
         ),
         title=_title("average of each layer", "s.d. from the neuron’s mean"),
@@ -177,11 +178,3 @@ def _height(top: float, names: Sequence[str]) -> alt.Y:
 
 def _title(text: str, below: str) -> alt.TitleParams:
     return alt.TitleParams(text, subtitle=below, fontSize=12, fontWeight="normal", offset=6)
-
-
-def _coloured(names: Sequence[str]) -> alt.Color:
-    return alt.Color("method:N", scale=style.colour(names), legend=style.legend(len(names)))
-
-
-def _shaped(names: Sequence[str]) -> alt.Shape:
-    return alt.Shape("method:N", scale=style.shape(names), legend=style.legend(len(names)))

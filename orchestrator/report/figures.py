@@ -38,6 +38,12 @@ def part(chart: alt.LayerChart | alt.FacetChart) -> Spec:
     return {key: value for key, value in spec.items() if key not in ("$schema", "config")}
 
 
+def of(data: str, panel: Spec, *, title: Sequence[str] = ()) -> Spec:
+    """Return a panel that draws the data of this name, under these lines."""
+    head = {"text": list(title), "fontSize": 12, "fontWeight": "normal", "offset": 6}
+    return {**panel, "data": {"name": data}} | ({"title": head} if title else {})
+
+
 def beside(panels: Sequence[Spec], *, title: str, subtitle: str = "", spacing: int) -> Spec:
     """Return panels side by side under one title."""
     heading = {"text": title} | ({"subtitle": subtitle} if subtitle else {})

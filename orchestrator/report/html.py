@@ -56,6 +56,15 @@ def table(
     )
 
 
+FOLDED = 10
+"""A table of more rows may be folded away."""
+
+
+def folded(inner: Element, said: str, *, rows: int) -> Element:
+    """Return a table as it is, or folded away under what is said of it where it is long."""
+    return inner if rows <= FOLDED else tag("details", tag("summary", said), inner)
+
+
 def columns(*names: str) -> Element:
     """Return a row of column headings."""
     return tag("tr", *(tag("th", name, scope="col") for name in names))

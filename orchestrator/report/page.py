@@ -6,33 +6,40 @@ are SVG inside it, its policy forbids it to fetch anything, and it can be built
 at any time, whatever is there yet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
 
-import polars as pl
-
-from orchestrator.report.account import banner, limits, notes
+from orchestrator.report.account import limits, notes
 from orchestrator.report.activations import Activations
-from orchestrator.report.curves import changes, differences
+from orchestrator.report.bases import bases_section
+from orchestrator.report.compared import contrast_table, exploratory
+from orchestrator.report.contrasts import counted as told
+from orchestrator.report.contrasts import questions, sentences
+from orchestrator.report.curves import changes, metrics, multiples
 from orchestrator.report.densities import densities
+from orchestrator.report.differences import differences
+from orchestrator.report.effects import effects_section
 from orchestrator.report.figures import Figure
 from orchestrator.report.html import Element, bullets, tag, written
+from orchestrator.report.layers import by_layer, layers_tables
+from orchestrator.report.opening import header
+from orchestrator.report.optimal import gap_section
 from orchestrator.report.provenance import provenance
 from orchestrator.report.read import Run, read_run
-from orchestrator.report.tables import HEADLINE, contrast_table, held_table, pairs, sentences
-from orchestrator.report.words import (
-    NBSP,
-    SITE,
-    count,
-    label_name,
-    listed,
-    meaning,
-    percent,
-)
+from orchestrator.report.settings import site, sites
+from orchestrator.report.tables import areas_table, held_table, metrics_table, more_settings
+from orchestrator.report.taken import taken
+from orchestrator.report.words import count, listed, metric_said
 
-TABLES_AT = (HEADLINE, 0.9)
+SENTENCES = 10
+"""With more settings of one question, its answers are counted in words and listed in a table."""
+QUESTIONS = 8
+"""Declared questions that are told one by one."""
+FOLDED = 8
+"""With more settings, long tables are folded away."""
+TABLES_AT = (0.5, 0.9)
 """Fractions of the printed tables: the paper's."""
 
 
@@ -53,77 +60,35 @@ def report(run: Path | str) -> Path:
     )
     title = tag("title", f"Ablation sweep {found.name}")
     page = template.substitute(
-        title=written([title]), body=written([_header(found), *_sections(found, folder)])
+        title=written([title]), body=written([header(found), *_sections(found, folder)])
     )
     beside = folder / "index.html.part"
     beside.write_text(page, encoding="utf-8")
     return beside.replace(folder / "index.html")
 
 
-def _header(run: Run) -> Element:
-    return tag(
-        "header",
-        tag("p", "Peaksweep report", class_="kind"),
-        tag("h1", f"Ablation sweep “{run.name}”"),
-        *banner(run),
-        tag("p", _statement(run), class_="lead"),
-        _methods(run),
-    )
-
-
-def _methods(run: Run) -> Element:
-    terms = [
-        part
-        for name in run.methods
-        if meaning(name)
-        for part in (tag("dt", name), tag("dd", meaning(name)))
-    ]
-    return tag("dl", *terms)
-
-
-def _statement(run: Run) -> str:
-    """Return what was swept, in words."""
-    cells = run.cells
-    if not cells.height:
-        return "Nothing has been planned in this folder yet."
-    models = [str(model) for model in cells["model"].unique(maintain_order=True)]
-    methods = run.methods
-    sites = listed([SITE.get(site, site) for site in cells["site"].unique(maintain_order=True)])
-    fractions = sorted(f for f in cells["fraction"].unique() if f > 0)
-    held = [percent(f).rstrip(f"{NBSP}%") for f in fractions]
-    shares = f"{held[0]} to {held[-1]} % ({count(len(held), 'fraction')})" if len(held) > 2 else ""
-    shares = shares or f"{listed(held) or 'none'} %"
-    return (
-        f"In {listed(models)}, a share of the neurons of every layer, at {sites}, is held at a"
-        " value that says nothing about the input, and the model is scored on documents that the"
-        f" value was not taken from. The share goes from {shares}; which neurons are held is drawn"
-        f" at random ({count(cells['seed'].n_unique(), 'mask')}, nested, the same for every"
-        f" method). The value is chosen by {count(len(methods), 'method')}: {listed(methods)}."
-        " Changes are against the same model with nothing held."
-    )
-
-
 def _sections(run: Run, folder: Path) -> list[Element]:
-    panels = [(label, _activations(run, label)) for label in run.panels]
-    counted = {label: a.counted() for label, a in panels if a.collected}
-    causal = changes(run, ("causal",), name="curves-causal", after="Figure 2")
-    others = changes(run, ("masked", "image"), name="curves-masked-image", after="Figure 3")
+    collected = _collected(run)
+    panels = [(label, a) for label, a in collected.items() if a.collected]
+    counted = {label: a.counted() for label, a in panels}
     drawn = _Numbered(folder)
     declared = _declared(run, drawn)
-    tables = [t for t in (held_table(run, f) for f in TABLES_AT) if t is not None]
-    exploratory = [
+    undeclared = exploratory(run)
+    parts = [
         tag("h2", "Exploratory"),
         tag(
             "p",
-            "Nothing from here on was declared before the sweep. Differences seen here are"
-            " suggestions to be tested on other documents.",
+            "Nothing from here on was declared before the sweep, and nothing is adjusted for how"
+            " much of it there is. Differences seen here are suggestions to be tested on other"
+            " documents.",
         ),
-        tag("h3", "Damage against the share held"),
-        *drawn.draw(causal),
-        *drawn.draw(others),
-        *([] if causal or others else [tag("p", "No curve can be drawn yet.")]),
-        tag("h3", "At one half and at nine tenths"),
-        *(tables or [tag("p", "No cell at these fractions is there yet.")]),
+        *_damage(run, drawn),
+        *_layers(run, drawn),
+        *_tables(run),
+        *gap_section(run),
+        *bases_section(run),
+        *_choices(run, drawn),
+        *([tag("h3", "Other comparisons"), *undeclared] if undeclared else []),
         tag("h3", "Activation densities"),
         *(
             drawn.draw(densities(panels, run.methods))
@@ -132,7 +97,7 @@ def _sections(run: Run, folder: Path) -> list[Element]:
     ]
     return [
         tag("section", tag("h2", "Declared contrasts"), *declared, id="declared"),
-        tag("section", *exploratory, id="exploratory"),
+        tag("section", *parts, id="exploratory"),
         tag(
             "section",
             tag("h2", "What these models can and cannot show"),
@@ -144,10 +109,19 @@ def _sections(run: Run, folder: Path) -> list[Element]:
     ]
 
 
-def _activations(run: Run, panel: str) -> Activations:
-    points = run.cells if run.cells.height else run.summary
-    row = points.filter(pl.col("panel") == panel).row(0, named=True)
-    return Activations(run.folder, row["model"], row["site"])
+def _collected(run: Run) -> Mapping[str, Activations]:
+    """Return the activations of each model at each site, by what they are called."""
+    found = {}
+    asked = run.spec.get("statistics")
+    named = asked.get("data") if isinstance(asked, Mapping) else None
+    pairs = run.settings.select("model", "data", "site").unique(maintain_order=True).rows()
+    single = {(model, part): data for model, data, both in pairs for part in sites(both)}
+    several = {model for model, _ in single if sum(m == model for m, _ in single) > 1}
+    for (model, part), data in single.items():
+        label = f"{model} · {site(part)}" if model in several else str(model)
+        prefer = [str(named)] if named else []
+        found[label] = Activations(run.folder, model, part, [*prefer, data])
+    return found
 
 
 class _Numbered:
@@ -163,8 +137,84 @@ class _Numbered:
         return [figure.draw(self._folder, self._drawn)]
 
 
+def _damage(run: Run, drawn: _Numbered) -> list[Element]:
+    """Return the curves: of a plain sweep as the paper's figures, else a figure per model."""
+    parts: list[Element] = [tag("h3", "Damage against the share held")]
+    if run.grouped:
+        for model in run.settings["model"].unique(maintain_order=True):
+            for metric in metrics(run):
+                parts += drawn.draw(multiples(run, str(model), metric))
+        more = more_settings(run, "curves")
+        parts += [tag("p", more)] if more else []
+        if not run.shown and run.curves.height:
+            parts.append(tag("p", "Every setting chooses units of a single layer: see below."))
+            return parts
+    else:
+        pair = [m for m in metrics(run) if m != "kl"]
+        causal, others = ("causal",), ("masked", "image")
+        for modalities, name, after in (
+            (causal, "curves-causal", "Figure 2"),
+            (others, "curves-masked-image", "Figure 3"),
+        ):
+            parts += drawn.draw(changes(run, modalities, name=name, after=after, shown=pair))
+        further = [m for m in metrics(run) if m == "kl"]
+        every = (*causal, *others)
+        parts += drawn.draw(changes(run, every, name="curves-kl", after="", shown=further))
+    return parts if len(parts) > 1 else [*parts, tag("p", "No curve can be drawn yet.")]
+
+
+def _layers(run: Run, drawn: _Numbered) -> list[Element]:
+    found = [*drawn.draw(by_layer(run)), *layers_tables(run)]
+    return [tag("h3", "Which layer matters"), *found] if found else []
+
+
+def _there(element: Element | None) -> list[Element]:
+    return [] if element is None else [element]
+
+
+def _tables(run: Run) -> list[Element]:
+    """Return the levels at some fractions, the areas and the further metrics."""
+    if run.cells.height and not run.shown:
+        return []
+    at = _fractions(run)
+    tables = [t for t in (held_table(run, f) for f in at) if t is not None]
+    heading = "At one half and at nine tenths" if at == list(TABLES_AT) else "At single fractions"
+    empty = [tag("p", "No cell at these fractions is there yet.")]
+    parts = [tag("h3", heading), *(_folded(run, tables, "The tables") or empty)]
+    areas = _there(areas_table(run))
+    if areas:
+        parts += [tag("h3", "Areas under the curves"), *_folded(run, areas, "The table")]
+    further = _there(metrics_table(run, at[0])) if at else []
+    if further:
+        asked = [metric_said(m) for m in run.metrics if m not in ("top1", "ce")]
+        parts += [tag("h3", "Further metrics"), *_folded(run, further, f"{listed(asked)}")]
+    return parts
+
+
+def _folded(run: Run, tables: Sequence[Element], name: str) -> list[Element]:
+    """Return tables as they are, or folded away where they are long."""
+    if len(run.shown) <= FOLDED or not tables:
+        return list(tables)
+    said = f"{name} of {count(len(run.shown), 'setting')}"
+    return [tag("details", tag("summary", said), *tables)]
+
+
+def _fractions(run: Run) -> list[float]:
+    """Return the fractions of the printed tables: the paper's, or else the middle one."""
+    swept = sorted(f for f in run.cells["fraction"].unique() if f > 0)
+    found = [f for f in TABLES_AT if any(abs(f - s) < 1e-9 for s in swept)]
+    return found or swept[len(swept) // 2 : len(swept) // 2 + 1]
+
+
+def _choices(run: Run, drawn: _Numbered) -> list[Element]:
+    """Return what the selections did: units per layer, and effects of units."""
+    figure = drawn.draw(taken(run))
+    layers = [tag("h3", "From which layers units are taken"), *figure] if figure else []
+    return [*layers, *effects_section(run)]
+
+
 def _declared(run: Run, drawn: _Numbered) -> list[Element]:
-    found = pairs(run)
+    found = questions(run)
     if not found:
         asked = run.spec.get("contrasts")
         none = (
@@ -176,14 +226,22 @@ def _declared(run: Run, drawn: _Numbered) -> list[Element]:
     parts: list[Element] = [
         tag(
             "p",
-            "These comparisons were named in the sweep file before anything ran. Both methods hold"
-            " the same neurons and are scored on the same documents. Each interval stands by itself"
-            " (see the notes).",
+            "These comparisons were named in the sweep file before anything ran. Both sides are"
+            " scored on the same documents. The test is the area between the two curves; its p is"
+            " adjusted (Holm) for all areas that were declared, of all models and metrics. Each"
+            " interval is that of one comparison by itself.",
         )
     ]
-    for a, b in found:
-        parts.append(tag("h3", f"{label_name(a)} against {label_name(b)}"))
-        parts.append(bullets([tag("span", s, class_="said") for s in sentences(run, a, b)]))
+    for question in found[:QUESTIONS]:
+        said = sentences(run, question)
+        parts.append(tag("h3", question.title))
+        if len(said) > SENTENCES:
+            parts.append(tag("p", told(run, question), class_="said"))
+        else:
+            parts.append(bullets([tag("span", s, class_="said") for s in said]))
+    left = len(found) - QUESTIONS
+    if left > 0:
+        parts.append(tag("p", f"{left:,} more were declared; they are in contrasts.parquet."))
     parts += drawn.draw(differences(run, found))
-    parts += [contrast_table(run, a, b, TABLES_AT) for a, b in found]
+    parts += [contrast_table(run, question, TABLES_AT) for question in found[:QUESTIONS]]
     return parts

@@ -13,7 +13,10 @@ from orchestrator.report.html import Element, columns, row, table, tag
 from orchestrator.report.read import Run
 from orchestrator.report.words import count, listed, number
 
-_FACTS = ("family", "parameters", "layers", "neurons", "dtype", "device", "revision", "digest")
+_FACTS = (
+    *("family", "parameters", "layers", "neurons", "mlp_neurons", "activation"),
+    *("dtype", "device", "revision", "digest"),
+)
 """What is shown of a model, of what is recorded."""
 
 
@@ -64,8 +67,18 @@ def _recorded(run: Run) -> list[Element]:
         facts = {str(name): fact for name, fact in models.items() if isinstance(fact, Mapping)}
         shown = [key for key in _FACTS if any(key in fact for fact in facts.values())]
         rows = [row(name, *(_fact(f.get(k)) for k in shown)) for name, f in facts.items()]
-        caption = "Models. Neurons are those of one layer at the site."
-        parts.append(table(caption, [columns("model", *shown)], [tag("tbody", *rows)], kind="text"))
+        caption = (
+            "Models. Neurons are those of one layer: of the attention’s output, and of the MLP’s"
+            " middle."
+        )
+        parts.append(
+            table(
+                caption,
+                [columns("model", *(s.replace("_", " ") for s in shown))],
+                [tag("tbody", *rows)],
+                kind="text",
+            )
+        )
     libraries = run.provenance.get("libraries")
     if isinstance(libraries, Mapping):
         versions = [f"{name} {version}" for name, version in libraries.items()]

@@ -4,9 +4,7 @@ A report can be asked for at any time, so every table may be missing: a missing
 table is an empty one, and the page says so. Only the columns that the report
 uses are read, so a table may grow others.
 
-A *panel* is one setting that is compared with nothing outside itself: a model
-on its data, in its dtype, at a site, in units, layers and selection. Its label
-is the model's name and whatever else tells it from the model's other panels.
+What a panel is and what it is called stands in `settings`.
 """
 
 import json
@@ -18,15 +16,19 @@ import polars as pl
 import polars.selectors as cs
 import yaml
 
+from orchestrator.report import settings
+from orchestrator.report.settings import PANEL
 from orchestrator.report.words import method_name
 
-PANEL = ("model", "data", "dtype", "site", "unit", "layers", "selection")
-"""Columns that name a panel."""
-
-_SETTING = dict.fromkeys(PANEL, pl.String)
+_SETTING: dict[str, type[pl.DataType]] = {
+    **dict.fromkeys(PANEL, pl.String),
+    "complement": pl.Boolean,
+}
 _METHOD = {"method": pl.String, "parameters": pl.String}
 
-_NEEDED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
+_FURTHER = ("top10", "kl", "top1_rare", "top1_mask", "ce_mask", "perplexity", "bits_per_byte")
+
+_NEEDED: Mapping[str, Mapping[str, type[pl.DataType] | pl.DataType]] = {
     "cells": _SETTING
     | _METHOD
     | {
@@ -47,6 +49,7 @@ _NEEDED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
         "top1_se": pl.Float64,
         "ce": pl.Float64,
         "ce_se": pl.Float64,
+        **dict.fromkeys(_FURTHER, pl.Float64),
     },
     "curves": _SETTING
     | _METHOD
@@ -60,8 +63,20 @@ _NEEDED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
         "sd_masks": pl.Float64,
         "masks": pl.Int64,
     },
+    "areas": _SETTING
+    | _METHOD
+    | {
+        "metric": pl.String,
+        **dict.fromkeys(("from_share", "to_share", "area", "low", "high"), pl.Float64),
+    },
+    "selections": {
+        **dict.fromkeys(("model", "data", "site", "unit", "selection", "basis"), pl.String),
+        "order": pl.List(pl.Int64),
+        **dict.fromkeys(("score", "score_low", "score_high"), pl.List(pl.Float64)),
+    },
     "contrasts": _SETTING
     | {
+        "method": pl.String,
         "fraction": pl.Float64,
         "metric": pl.String,
         "a": pl.String,
@@ -73,11 +88,13 @@ _NEEDED: Mapping[str, Mapping[str, type[pl.DataType]]] = {
         "documents": pl.Int64,
         "masks": pl.Int64,
         "declared": pl.Boolean,
+        "reason": pl.String,
     },
     "executions": {
         "cell": pl.String,
         "told": pl.Int64,
         "held": pl.Int64,
+        "held_by_layer": pl.List(pl.Int64),
         "seconds": pl.Float64,
         "worker": pl.String,
         "device": pl.String,
@@ -98,15 +115,20 @@ class Run:
     """A run folder as a report sees it; a table that isn't there is empty."""
 
     folder: Path
-    panels: Sequence[str]
-    """Labels of the panels, in the order of the sweep file."""
+    settings: pl.DataFrame
+    """A row per panel in the order of the sweep file, as `settings.labelled` gives it."""
     modality: Mapping[str, str]
     """Modality per panel: causal, masked or image."""
     cells: pl.DataFrame
-    """Nominal points of the sweep; like `summary`, `curves` and `contrasts` with a `panel`."""
+    """Nominal points of the sweep; like `summary`, `curves` and `areas` with a `panel`."""
     summary: pl.DataFrame
     curves: pl.DataFrame
+    """Pointwise intervals; `low_all` and `high_all` are the ends of the simultaneous band."""
+    areas: pl.DataFrame
     contrasts: pl.DataFrame
+    """With `panel`, a label without what is compared."""
+    effects: pl.DataFrame
+    """Rows of `selections` whose scores have intervals."""
     executions: pl.DataFrame
     data: pl.DataFrame
     """model, data, role; documents and sequences, counted."""
@@ -116,6 +138,28 @@ class Run:
     spec: Mapping[str, object]
     """The resolved sweep file."""
     spec_text: str
+
+    @property
+    def panels(self) -> list[str]:
+        """Labels of the panels, in the order of the sweep file."""
+        return self.settings["panel"].to_list()
+
+    @property
+    def shown(self) -> list[str]:
+        """The panels that have a place of their own on the page."""
+        return settings.shown(self.settings)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether some model has several panels, or all of them are single layers."""
+        return self.settings["model"].n_unique() < self.settings.height
+
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics that the sweep asks for."""
+        asked = self.spec.get("evaluation")
+        found = asked.get("metrics") if isinstance(asked, Mapping) else None
+        return [str(m) for m in found] if isinstance(found, list) else ["top1", "ce"]
 
     @property
     def methods(self) -> list[str]:
@@ -142,21 +186,28 @@ def read_run(folder: Path) -> Run:
         )
     cells = _table(folder, "cells", [folder / "cells.parquet"])
     summary = _table(folder, "summary", [folder / "summary.parquet"])
-    labels = _labels(cells if cells.height else summary)
+    labels = settings.labelled(cells if cells.height else summary)
+    named = labels.select(*PANEL, "panel")
     data = _table(folder, "data", sorted((folder / "data").glob("**/*.parquet")))
     text = _text(folder / "sweep.yaml")
     spec = yaml.safe_load(text)
     return Run(
         folder=folder,
-        panels=labels["panel"].to_list(),
+        settings=labels,
         modality=dict(
-            labels.join(cells, on=PANEL).unique("panel").select("panel", "modality").rows()
+            named.join(cells, on=PANEL).unique("panel").select("panel", "modality").rows()
         ),
-        cells=cells.join(labels, on=PANEL, maintain_order="left"),
-        summary=summary.join(labels, on=PANEL, maintain_order="left"),
-        # Bands for whole curves may stand in the same table; figures and tables show these.
-        curves=_of_panels(folder, "curves", labels).filter(pl.col("band") == "pointwise"),
-        contrasts=_of_panels(folder, "contrasts", labels),
+        cells=cells.join(named, on=PANEL, maintain_order="left"),
+        summary=summary.join(named, on=PANEL, maintain_order="left"),
+        curves=_banded(_of_panels(folder, "curves", named)),
+        areas=_of_panels(folder, "areas", named),
+        contrasts=_about(_table(folder, "contrasts", [folder / "contrasts.parquet"]), labels),
+        effects=_table(
+            folder,
+            "selections",
+            sorted((folder / "selections").glob("**/*.parquet")),
+            keep=pl.col("score_low").is_not_null(),
+        ),
         executions=_table(
             folder, "executions", sorted((folder / "executions").glob("**/*.parquet"))
         ),
@@ -181,7 +232,36 @@ def _of_panels(folder: Path, table: str, labels: pl.DataFrame) -> pl.DataFrame:
     return rows.join(labels, on=PANEL, maintain_order="left")
 
 
-def _table(folder: Path, table: str, files: Sequence[Path]) -> pl.DataFrame:
+def _banded(curves: pl.DataFrame) -> pl.DataFrame:
+    """Return the pointwise rows with the ends of the simultaneous band beside them."""
+    keys = ["panel", "method", "parameters", "metric", "held_share"]
+    wide = curves.filter(pl.col("band") == "simultaneous").unique(keys, maintain_order=True)
+    wide = wide.select(*keys, low_all="low", high_all="high")
+    rows = curves.filter(pl.col("band") == "pointwise")
+    return rows.join(wide, on=keys, how="left", maintain_order="left")
+
+
+def _about(contrasts: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+    """Return the contrasts with what each is about, in the order of the panels."""
+    columns = [c for c in PANEL if c in contrasts.columns]
+    kinds = contrasts.select(columns).unique(maintain_order=True)
+    said = [settings.label(labels, row) for row in kinds.to_dicts()]
+    kinds = kinds.with_columns(panel=pl.Series(said, dtype=pl.String))
+    first = {row["panel"]: i for i, row in enumerate(labels.to_dicts())}
+    models = {m: i for i, m in enumerate(labels["model"].unique(maintain_order=True))}
+    place = [
+        (models.get(str(row["model"]), len(models)), first.get(row["panel"], len(first)))
+        for row in kinds.to_dicts()
+    ]
+    ranks = {p: i for i, p in enumerate(sorted(set(place)))}
+    kinds = kinds.with_columns(_place=pl.Series([ranks[p] for p in place], dtype=pl.Int64))
+    rows = contrasts.join(kinds, on=columns, how="left", nulls_equal=True, maintain_order="left")
+    return rows.sort("_place", maintain_order=True).drop("_place")
+
+
+def _table(
+    folder: Path, table: str, files: Sequence[Path], keep: pl.Expr | None = None
+) -> pl.DataFrame:
     needed = _NEEDED[table]
     frames = []
     for file in files:
@@ -194,19 +274,9 @@ def _table(folder: Path, table: str, files: Sequence[Path]) -> pl.DataFrame:
                 f"the table {file.relative_to(folder)} has no column {', '.join(absent)}, which the"
                 f" report needs; delete the file and run the sweep again to have it made anew"
             )
+        if keep is not None:
+            scan = scan.filter(keep)
         typed = scan.select(pl.col(column).cast(kind) for column, kind in needed.items())
         # What can't be computed is absent, whether its maker wrote null or not-a-number.
         frames.append(typed.with_columns(cs.float().fill_nan(None)).collect())
     return pl.concat(frames) if frames else pl.DataFrame(schema=pl.Schema(needed))
-
-
-def _labels(points: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per panel: its columns, and `panel`, its label."""
-    panels = points.select(PANEL).unique(maintain_order=True)
-    rest = PANEL[1:]
-    labels = []
-    for row in panels.to_dicts():
-        same_model = panels.filter(pl.col("model") == row["model"])
-        differs = [row[column] for column in rest if same_model[column].n_unique() > 1]
-        labels.append(" · ".join([row["model"], *differs]))
-    return panels.with_columns(panel=pl.Series(labels, dtype=pl.String))

@@ -1,152 +1,62 @@
-"""Tables: the numbers behind the figures, as a reader would copy them.
+"""Tables: the numbers behind the curves, as a reader would copy them.
 
 Every spread is named: an interval in brackets with what it covers in the
 caption, or a standard deviation over masks in a column that says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 
-from orchestrator.report.html import Child, Element, row, table, tag
+from orchestrator.report.html import Child, Element, columns, row, table, tag
 from orchestrator.report.read import Run
+from orchestrator.report.settings import left_out
 from orchestrator.report.words import (
     METRIC_NAME,
     SCALE,
-    UNIT,
-    Contrast,
-    Metric,
     change,
-    contrast_sentence,
     decimals,
     interval,
-    label_name,
     method_name,
+    metric_said,
     number,
     percent,
 )
 
-HEADLINE = 0.5
-"""The fraction that sentences are about; the nearest one where it was not swept."""
+PLAIN = ("top1", "ce")
 
-_METRICS: tuple[Metric, ...] = ("ce", "top1")
-
-
-def declared(run: Run) -> pl.DataFrame:
-    """Return the declared contrasts, metrics as `ce` and `top1`."""
-    return run.contrasts.filter(pl.col("declared")).with_columns(
-        metric=pl.col("metric").str.strip_prefix("d_")
-    )
-
-
-def pairs(run: Run) -> list[tuple[str, str]]:
-    """Return the declared pairs, in the order of the sweep file where it says one."""
-    rows = declared(run).select("a", "b").unique(maintain_order=True).rows()
-    found = [(str(a), str(b)) for a, b in rows]
-    asked = run.spec.get("contrasts")
-    order = [tuple(pair) for pair in asked] if isinstance(asked, list) else []
-    return sorted(found, key=lambda pair: order.index(pair) if pair in order else len(order))
-
-
-def sentences(run: Run, a: str, b: str) -> list[str]:
-    """Return one sentence per panel on the contrast of `a` with `b`."""
-    said = []
-    for panel in run.panels:
-        rows = declared(run).filter(
-            pl.col("panel") == panel, pl.col("fraction") > 0, pl.col("a") == a, pl.col("b") == b
-        )
-        if not rows.height:
-            continue
-        nearest = min(rows["fraction"].unique().sort(), key=lambda f: abs(f - HEADLINE))
-        at = {
-            row["metric"]: Contrast(**{field: row[field] for field in Contrast.__slots__})
-            for row in rows.filter(pl.col("fraction") == nearest).to_dicts()
-        }
-        if "ce" in at:
-            said.append(contrast_sentence(panel, at["ce"], at.get("top1")))
-    return said
-
-
-def contrast_table(run: Run, a: str, b: str, fractions: Sequence[float]) -> Element:
-    """Return the contrast of `a` with `b` at some fractions and as the area between the curves."""
-    rows = declared(run).filter(a=a, b=b)
-    heads = [*(f"f = {f:g}" for f in fractions), "area"]
-    spans = [
-        tag("th", f"{METRIC_NAME[m]} ({UNIT[m]})", scope="colgroup", colspan=str(len(heads)))
-        for m in _METRICS
-    ]
-    head = [
-        tag("tr", tag("th", "", rowspan="2", scope="col", **{"aria-label": "model"}), *spans),
-        tag("tr", *(tag("th", text, scope="col") for _ in _METRICS for text in heads)),
-    ]
-    body = []
-    for panel in run.panels:
-        own = rows.filter(pl.col("panel") == panel)
-        if own.height:
-            cells = [
-                _difference(own, metric, fraction)
-                for metric in _METRICS
-                for fraction in (*fractions, None)
-            ]
-            body.append(row(panel, *cells))
-    caption = (
-        f"Difference {label_name(a)} − {label_name(b)}, with its 95 % interval over documents and"
-        " masks. Area: between the two curves, from nothing held to the largest share."
-    )
-    return table(caption, head, [tag("tbody", *body)], kind="stacked")
-
-
-def _difference(rows: pl.DataFrame, metric: Metric, fraction: float | None) -> Child:
-    wanted = pl.col("fraction").is_null() if fraction is None else pl.col("fraction") == fraction
-    found = rows.filter(pl.col("metric") == metric).filter(wanted).to_dicts()
-    if not found or any(found[0][key] is None for key in ("estimate", "low", "high")):
-        return "–"
-    estimate, low, high = (found[0][key] * SCALE[metric] for key in ("estimate", "low", "high"))
-    places = decimals(low, high)
-    inner = tag(
-        "span",
-        change(estimate, places),
-        " ",
-        tag("small", interval(low, high, places)),
-    )
-    adjusted = found[0]["p_adjusted"]
-    if adjusted is not None:
-        inner.append(tag("small", f" adjusted p {adjusted:.2g}"))
-    return inner
+Numbers = Mapping[str, float | None]
 
 
 def held_table(run: Run, fraction: float) -> Element | None:
     """Return Top-1 and CE of every method at one fraction; None when nothing is there yet."""
+    metrics = [m for m in PLAIN if m in run.metrics]
     bodies = []
-    for panel in run.panels:
-        share = _share(run, panel, fraction)
-        rows = run.curves.filter(pl.col("panel") == panel)
-        at = rows.filter((pl.col("held_share") - (share or -1)).abs() < 1e-9)
-        if at.height:
-            bodies.append(_body(run, panel, share or 0, at))
+    for panel in run.shown:
+        share = held_share(run, panel, fraction)
+        at = curves_at(run, panel, share)
+        if share is not None and at.height and metrics:
+            bodies.append(_body(run, panel, share, at, metrics))
     if not bodies:
         return None
-    head = tag(
-        "tr",
-        *(
-            tag("th", *_broken(name), scope="col")
-            for name in (
-                "held at",
-                "Top-1, %",
-                "change, points [95 % interval]",
-                "s.d. over masks",
-                "CE, nats",
-                "change, nats [95 % interval]",
-                "s.d. over masks",
-            )
-        ),
-    )
+    titles = ["held at"]
+    for m in metrics:
+        level, unit = ("Top-1, %", "points") if m == "top1" else ("CE, nats", "nats")
+        titles += [level, f"change, {unit} [95 % interval]", "s.d. over masks"]
+    head = tag("tr", *(tag("th", *_broken(name), scope="col") for name in titles))
     caption = (
-        f"At f = {fraction:g}: Top-1 and CE as the mean over masks, the change against the"
-        " unablated model with its 95 % interval over documents and masks, and the standard"
-        " deviation of the change from one mask to another."
-    )
+        f"At f = {fraction:g}: {' and '.join(METRIC_NAME[m] for m in metrics)} as the mean over"
+        " masks, the change against the unablated model with its pointwise 95 % interval over"
+        " documents and masks, and the standard deviation of the change from one mask to another."
+        f" {more_settings(run, 'curves')}"
+    ).strip()
     return table(caption, [head], bodies)
+
+
+def more_settings(run: Run, name: str) -> str:
+    """Return how many settings a page leaves out, in words."""
+    single = run.settings.filter(~pl.col("layered")).height
+    return left_out(single - len(run.shown), name).replace(" more are", " more settings are")
 
 
 def _broken(name: str) -> list[Child]:
@@ -155,77 +65,146 @@ def _broken(name: str) -> list[Child]:
     return [first, tag("small", f" [{second}", class_="below")] if found else [first]
 
 
-def _share(run: Run, panel: str, fraction: float) -> float | None:
-    """Return the share of neurons really held at a nominal fraction."""
-    points = run.cells.filter(pl.col("panel") == panel, pl.col("fraction") == fraction)
+def held_share(run: Run, panel: str, fraction: float) -> float | None:
+    """Return the share of units really held at a nominal fraction."""
+    points = run.cells.filter(
+        pl.col("panel") == panel, (pl.col("fraction") - fraction).abs() < 1e-9
+    )
     shares = (points["units_held"] / points["units_total"]).drop_nulls()
-    return float(shares[0]) if shares.len() else None
+    return float(shares[0]) if shares.len() and shares[0] > 0 else None
 
 
-def _body(run: Run, panel: str, share: float, at: pl.DataFrame) -> Element:
+def curves_at(run: Run, panel: str, share: float | None) -> pl.DataFrame:
+    """Return the points of a panel's curves at one held share."""
+    rows = run.curves.filter(pl.col("panel") == panel)
+    return rows.filter((pl.col("held_share") - (-1 if share is None else share)).abs() < 1e-9)
+
+
+def heading(panel: str, aside: str, width: int) -> Element:
+    """Return the row that opens a panel's body."""
+    inner = tag("th", panel, scope="rowgroup", colspan=str(width))
+    if aside:
+        inner.append(tag("small", f" {aside}"))
+    return tag("tr", inner, class_="group")
+
+
+def _body(run: Run, panel: str, share: float, at: pl.DataFrame, metrics: Sequence[str]) -> Element:
     baseline = run.summary.filter(pl.col("panel") == panel, pl.col("fraction") == 0).head(1)
-    by_method: dict[str, dict[str, dict[str, float | None]]] = {}
-    for r in at.to_dicts():
-        by_method.setdefault(method_name(r["method"], r["parameters"]), {})[r["metric"]] = r
-    places = {m: _places(by_method, f"d_{m}", SCALE[m]) for m in _METRICS}
-    rows = [
-        tag(
-            "tr",
-            tag(
-                "th",
-                panel,
-                tag("small", f" {percent(share, 1)} held"),
-                scope="rowgroup",
-                colspan="7",
-            ),
-            class_="group",
-        )
-    ]
+    by_method = by_names(run, at)
+    places = {m: _places(by_method.values(), f"d_{m}", SCALE[m]) for m in metrics}
+    rows = [heading(panel, f"{percent(share, 1)} held", 1 + 3 * len(metrics))]
     for b in baseline.to_dicts():
-        rows.append(
-            row("unablated", number(100 * b["top1"], 1), "", "", number(b["ce"], 3), "", "")
-        )
-    for method in (name for name in run.methods if name in by_method):
-        metrics = by_method[method]
+        levels = {m: number(SCALE[m] * b[m], 1 if m == "top1" else 3) for m in metrics}
+        rows.append(row("unablated", *(c for m in metrics for c in (levels[m], "", ""))))
+    for method, found in by_method.items():
         cells: list[Child] = []
-        for metric, level_places in (("top1", 1), ("ce", 3)):
-            m: Metric = "top1" if metric == "top1" else "ce"
-            level = metrics.get(metric, {}).get("mean")
-            delta = metrics.get(f"d_{metric}", {})
+        for m in metrics:
+            level = found.get(m, {}).get("mean")
+            delta = found.get(f"d_{m}", {})
+            sd = delta.get("sd_masks")
             cells += [
-                number(None if level is None else level * SCALE[m], level_places),
-                _with_interval(delta, SCALE[m], places[m]),
-                _scaled(delta.get("sd_masks"), SCALE[m], places[m] + 1),
+                number(None if level is None else level * SCALE[m], 1 if m == "top1" else 3),
+                with_interval(delta, "mean", SCALE[m], places[m]),
+                "–" if sd is None else number(sd * SCALE[m], places[m] + 1),
             ]
         rows.append(row(method, *cells))
     return tag("tbody", *rows)
 
 
-def _places(
-    by_method: dict[str, dict[str, dict[str, float | None]]], metric: str, scale: float
-) -> int:
-    """Return the decimals that a column needs: those of its narrowest interval, within reason."""
+def by_names(run: Run, rows: pl.DataFrame) -> dict[str, dict[str, Numbers]]:
+    """Return the rows by method, in the order of the sweep file, and by metric."""
+    found: dict[str, dict[str, Numbers]] = {}
+    for r in rows.to_dicts():
+        found.setdefault(method_name(r["method"], r["parameters"]), {})[r["metric"]] = r
+    return {name: found[name] for name in run.methods if name in found}
+
+
+def _places(by_method: Iterable[Mapping[str, Numbers]], metric: str, scale: float) -> int:
+    """Return the decimals that a column needs: those of its middle interval, within reason."""
     found = []
-    for metrics in by_method.values():
+    for metrics in by_method:
         low, high = (metrics.get(metric, {}).get(key) for key in ("low", "high"))
         if low is not None and high is not None and high > low:
             found.append(decimals(low * scale, high * scale))
     return sorted(found)[len(found) // 2] if found else 2
 
 
-def _with_interval(delta: dict[str, float | None], scale: float, places: int) -> Child:
-    middle, low, high = (delta.get(key) for key in ("mean", "low", "high"))
+def with_interval(
+    found: Numbers, key: str, scale: float, places: int | None = None, *, signed: bool = True
+) -> Child:
+    """Return a number and its interval as the inside of a cell."""
+    middle, low, high = (found.get(name) for name in (key, "low", "high"))
     if middle is None:
         return "–"
-    text = _scaled_change(middle, scale, places)
+    said = change if signed else number
     if low is None or high is None:
-        return text
-    return tag("span", text, " ", tag("small", interval(low * scale, high * scale, places)))
+        return said(middle * scale, 2 if places is None else places)
+    digits = decimals(low * scale, high * scale) if places is None else places
+    text = said(middle * scale, digits)
+    return tag("span", text, " ", tag("small", interval(low * scale, high * scale, digits)))
 
 
-def _scaled_change(value: float, scale: float, places: int) -> str:
-    return change(value * scale, places)
+def areas_table(run: Run) -> Element | None:
+    """Return the mean change under each curve; None when nothing is there yet."""
+    metrics = [m for m in ("ce", "top1") if m in run.metrics]
+    bodies = []
+    for panel in run.shown:
+        rows = run.areas.filter(pl.col("panel") == panel)
+        changes = rows.filter(pl.col("metric").is_in([f"d_{m}" for m in metrics]))
+        if not changes.height:
+            continue
+        ends = changes["to_share"].unique().drop_nulls().sort()
+        to = " or ".join(percent(end) for end in ends)
+        lines = [heading(panel, f"nothing to {to} held", 1 + len(metrics))]
+        for method, found in by_names(run, changes).items():
+            cells = [with_interval(found.get(f"d_{m}", {}), "area", SCALE[m]) for m in metrics]
+            lines.append(row(method, *cells))
+        bodies.append(tag("tbody", *lines))
+    if not bodies:
+        return None
+    caption = (
+        "Area under the curve: the mean change against the unablated model over the held share,"
+        " with its 95 % interval over documents and masks. Settings that reach another share are"
+        f" not to be compared. {more_settings(run, 'areas')}"
+    ).strip()
+    return table(caption, [columns("held at", *map(metric_said, metrics))], bodies)
 
 
-def _scaled(value: float | None, scale: float, places: int) -> str:
-    return "–" if value is None else number(value * scale, places)
+def metrics_table(run: Run, fraction: float) -> Element | None:
+    """Return the levels of the metrics beyond Top-1 and CE; None where none was asked for."""
+    there = set(run.curves["metric"])
+    metrics = [m for m in run.metrics if m not in PLAIN and m in there]
+    bodies = []
+    for panel in run.shown:
+        share = held_share(run, panel, fraction)
+        at = curves_at(run, panel, share).filter(pl.col("metric").is_in(metrics))
+        if share is None or not at.height:
+            continue
+        lines = [heading(panel, f"{percent(share, 1)} held", 1 + len(metrics))]
+        for b in run.summary.filter(panel=panel, fraction=0.0).head(1).to_dicts():
+            bare = [b.get(m) for m in metrics]
+            lines.append(
+                row(
+                    "unablated",
+                    *(
+                        "–" if v is None else number(v * SCALE[m], 1 if SCALE[m] > 1 else 3)
+                        for m, v in zip(metrics, bare, strict=True)
+                    ),
+                )
+            )
+        for method, found in by_names(run, at).items():
+            cells = [
+                with_interval(found.get(m, {}), "mean", SCALE[m], signed=False) for m in metrics
+            ]
+            lines.append(row(method, *cells))
+        bodies.append(tag("tbody", *lines))
+    if not bodies:
+        return None
+    caption = (
+        f"Further metrics at f = {fraction:g}: the mean over masks with its pointwise 95 % interval"
+        " over documents and masks. KL is that of the unablated from the ablated model’s"
+        " predictions, perplexity is exp of the mean CE, bits per byte are of the text’s UTF-8"
+        f" bytes. A dash: does not apply to this model. {more_settings(run, 'curves')}"
+    ).strip()
+    heads = [metric_said(m).replace("(points)", "(%)") for m in metrics]
+    return table(caption, [columns("held at", *heads)], bodies)

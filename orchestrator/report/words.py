@@ -1,4 +1,4 @@
-"""Words: numbers, names and sentences as a report prints them.
+"""Words: numbers and names as a report prints them.
 
 A number has as many digits as its interval deserves: two significant digits of
 the interval's half-width, and the same decimals for all that stands beside it.
@@ -14,58 +14,99 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-Metric = Literal["ce", "top1"]
+from orchestrator.labels import label
+from orchestrator.methods import ESTIMATORS, SOURCES
 
-METRIC_NAME: Mapping[Metric, str] = {"ce": "CE", "top1": "Top-1"}
-UNIT: Mapping[Metric, str] = {"ce": "nats", "top1": "points"}
-SCALE: Mapping[Metric, float] = {"ce": 1, "top1": 100}
-"""Factor from the tables' unit (nats, share) to the printed one (nats, points or per cent)."""
-
-SITE = {
-    "attn_pre_out": "the input of the attention output projection",
-    "mlp_mid": "the input of the MLP’s output projection",
+METRIC_NAME: Mapping[str, str] = {
+    "ce": "CE",
+    "top1": "Top-1",
+    "kl": "KL",
+    "top10": "Top-10",
+    "top1_rare": "Top-1 of rarer tokens",
+    "top1_mask": "Top-1 at <mask>",
+    "ce_mask": "CE at <mask>",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
 }
+_SHARES = ("top1", "top10", "top1_rare", "top1_mask")
+_NATS = ("ce", "kl", "ce_mask")
+UNIT: Mapping[str, str] = {
+    name: "points" if name in _SHARES else "nats" if name in _NATS else "" for name in METRIC_NAME
+}
+SCALE: Mapping[str, float] = {name: 100 if name in _SHARES else 1 for name in METRIC_NAME}
+"""Factor from the tables' unit (nats, share) to the printed one (nats, points or per cent)."""
 
 NBSP = "\N{NO-BREAK SPACE}"
 
-_UNSAID = {"peak": "smooth", "resample": "dataset"}
-"""The parameter that a bare name stands for."""
-
+_UNSAID = {"peak": ("smooth", ESTIMATORS), "resample": ("dataset", SOURCES)}
+"""The parameter that a bare name stands for, and what else it can be."""
 
 _MEANINGS = {
     "zero": "0",
     "mean": "the neuron’s mean on collection data",
+    "median": "the neuron’s median on collection data",
+    "quantile": "that quantile of its activations on collection data",
     "peak (smooth)": "the mode of its activations: the top of the kernel-smoothed histogram",
     "peak (paper)": "the mode as the paper takes it: the middle of the fullest of 100 bins between"
     " the smallest and the largest activation",
+    "peak": "the mode of its activations by that estimator",
+    "optimal": "the constant learned for this very set of held neurons: an approximate floor of"
+    " what constants can do",
     "resample (dataset)": "its own activations, position by position, while the model read another"
     " document of the collection data",
+    "resample": "its own activations while the model read something else",
+    "resample (random)": "its own activations while the model read random tokens, or pixels",
+    "resample (random_characters)": "its own activations while the model read random characters",
+    "resample (generated)": "its own activations while the model read text that it generated",
+    "noise": "a draw from a normal distribution with its mean and s.d., anew at every position",
+    "marginal": "a draw from its own histogram, anew at every position",
+    "nearest_peak": "the nearest of its modes",
 }
+
+
+_CLAUSES = {
+    "position": ", of its position",
+    "per_layer": ", each layer from a draw of its own",
+    "per_head": ", each head from a draw of its own",
+    "per_neuron": ", each neuron from a draw of its own",
+    "shared": ", one for all sequences",
+    "published": "; as published: one row for all positions, then zeros",
+}
+
+
+def metric_said(metric: str) -> str:
+    """Return a metric with its printed unit: `CE (nats)`."""
+    name, unit = METRIC_NAME.get(metric, metric), UNIT.get(metric, "")
+    return f"{name} ({unit})" if unit else name
 
 
 def method_name(method: str, parameters: str) -> str:
     """Return a method's full name from its columns, for example `peak (smooth)`."""
-    values = ", ".join(str(value) for value in json.loads(parameters or "{}").values())
-    return _full(method, values)
+    return label_name(label(method, json.loads(parameters or "{}")))
 
 
 def label_name(label: str) -> str:
     """Return a method's full name from its label: `peak` becomes `peak (smooth)`."""
     match = re.fullmatch(r"(\w+)\s*\((.*)\)", label)
-    return _full(match[1], match[2]) if match else _full(label, "")
-
-
-def _full(method: str, values: str) -> str:
-    values = values or _UNSAID.get(method, "")
-    return f"{method} ({values})" if values else method
+    method, values = (match[1], match[2].split(", ")) if match else (label, [])
+    unsaid, others = _UNSAID.get(method, ("", ()))
+    if unsaid and not set(values) & set(others):
+        values = [unsaid, *values]
+    return f"{method} ({', '.join(values)})" if values else method
 
 
 def meaning(name: str) -> str:
     """Return what a method's value is, in words; nothing for one that is not known here."""
-    return _MEANINGS.get(name, "")
+    method, _, inner = name.removesuffix(")").partition(" (")
+    own = [value for value in inner.split(", ") if value]
+    first = f"{method} ({own[0]})" if own else method
+    said = _MEANINGS.get(first, _MEANINGS.get(method, ""))
+    if not said:
+        return ""
+    alpha = next((value.partition("=")[2] for value in own if value.startswith("alpha=")), "")
+    said += "".join(clause for value, clause in _CLAUSES.items() if value in own)
+    return f"{said}; mixed in with weight {alpha}, the rest being its own value" if alpha else said
 
 
 def doing(name: str) -> str:
@@ -83,7 +124,7 @@ def doing(name: str) -> str:
 def decimals(low: float, high: float) -> int:
     """Return how many decimals show two significant digits of an interval's half-width."""
     half = abs(high - low) / 2
-    if not math.isfinite(half) or half == 0:
+    if not math.isfinite(half) or half < 5e-7:
         return 3
     return min(max(1 - math.floor(math.log10(half)), 0), 6)
 
@@ -123,59 +164,3 @@ def listed(items: Sequence[str]) -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def covers(documents: int, masks: int) -> str:
-    """Return what a contrast's interval covers, in words."""
-    if masks == 1:
-        return f"over {count(documents, 'document')}, for one set of held neurons"
-    return f"over {count(documents, 'document')} and {count(masks, 'mask')}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contrast:
-    """One row of the contrasts table; its numbers are None where it could not be computed."""
-
-    a: str
-    b: str
-    fraction: float
-    estimate: float | None
-    """`a` minus `b`, in the table's unit: nats, or a share."""
-    low: float | None
-    high: float | None
-    documents: int
-    masks: int
-
-
-def contrast_sentence(panel: str, ce: Contrast, top1: Contrast | None) -> str:
-    """Return a declared contrast in words: CE first, then Top-1 where there is one."""
-    where = f"On {panel} at f = {ce.fraction:g}"
-    over = covers(ce.documents, ce.masks)
-    if ce.estimate is None or ce.low is None or ce.high is None:
-        return f"{where}, no interval can be given {over}."
-    places = decimals(ce.low, ce.high)
-    a, b = doing(label_name(ce.a)), doing(label_name(ce.b))
-    within = f"95{NBSP}% interval {interval(ce.low, ce.high, places)} nats {over}"
-    if ce.low <= 0 <= ce.high:
-        said = (
-            f"{where}, {a} and {b} can’t be told apart: the difference in CE is"
-            f" {change(ce.estimate, places)} nats ({within}, which includes zero)"
-        )
-    else:
-        more = "more" if ce.estimate > 0 else "less"
-        costs = number(abs(ce.estimate), places)
-        said = f"{where}, {a} costs {costs} nats {more} than {b} ({within})"
-    return f"{said}{_top1_clause(top1)}."
-
-
-def _top1_clause(top1: Contrast | None) -> str:
-    if top1 is None or top1.estimate is None or top1.low is None or top1.high is None:
-        return ""
-    estimate, low, high = (SCALE["top1"] * v for v in (top1.estimate, top1.low, top1.high))
-    places = decimals(low, high)
-    unclear = ", which includes zero" if low <= 0 <= high else ""
-    way = "higher" if estimate > 0 else "lower"
-    return (
-        f"; Top-1 is {number(abs(estimate), places)} points {way}"
-        f" {interval(low, high, places)}{unclear}"
-    )

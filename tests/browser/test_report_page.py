@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.report import report
 from tests.orchestrator.synthetic_run import MODELS, write_run
+from tests.orchestrator.test_report_groups import spread
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -72,6 +73,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def opened(browser: "Browser", run: Path) -> Iterator[Opened]:
+    yield from _opened(browser, run)
+
+
+@pytest.fixture(scope="module")
+def grouped(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    """The page of a sweep of several groups, some of them of single layers."""
+    folder = tmp_path_factory.mktemp("grouped") / "run"
+    write_run(folder, models=MODELS[:1], layers=2, neurons=16, masks=2)
+    spread(folder, "site", ["attn_pre_out", "attn_pre_out+mlp_mid"])
+    spread(folder, "selection", ["random", "score(fluctuation, low, global)"])
+    spread(folder, "layers", ["all", "0", "1", "2"])
+    yield from _opened(browser, folder)
+
+
+def _opened(browser: "Browser", run: Path) -> Iterator[Opened]:
     file = report(run)
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     complaints: list[str] = []
@@ -140,13 +156,13 @@ def test_sentences_and_table_agree_with_each_other_and_with_the_run(
 ) -> None:
     page = opened.page
     rows = pl.read_parquet(run / "contrasts.parquet").filter(
-        pl.col("fraction") == 0.5, pl.col("metric") == "ce"
+        pl.col("fraction").is_null(), pl.col("metric") == "ce"
     )
     said = [_plain(text) for text in page.locator(".said").all_inner_texts()]
     cells = [
         _plain(text)
         for table in page.locator("table.stacked").all()
-        for text in table.locator("tbody td:nth-of-type(1)").all_inner_texts()
+        for text in table.locator("tbody td:nth-of-type(3)").all_inner_texts()
     ]
     assert len(said) == len(cells) == rows.height
     assert sum(HOSTILE in text for text in said) == 2
@@ -171,3 +187,49 @@ def test_a_point_says_its_numbers_when_pointed_at(opened: Opened) -> None:
     page = opened.page
     tips = page.locator("#figure-curves-causal path > title").all_text_contents()
     assert any(re.fullmatch(r"mean, 50\.0.% held: CE \+\S+ nats \[\S+,.\S+\]", t) for t in tips)
+
+
+@pytest.mark.parametrize("width", [1400, 800])
+def test_a_page_of_many_groups_fits_and_no_words_of_a_figure_overlap(
+    grouped: Opened, width: int
+) -> None:
+    page = grouped.page
+    page.set_viewport_size({"width": width, "height": 1000})
+    assert grouped.complaints == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    figures = page.locator("figure")
+    assert {figure.get_attribute("id") for figure in figures.all()} >= {
+        "figure-curves-zoo-opt-ce",
+        "figure-curves-zoo-opt-top1",
+        "figure-layers",
+        "figure-taken",
+    }
+    for figure in figures.all():
+        overlapping = figure.evaluate(_OVERLAPS)
+        assert overlapping == [], figure.get_attribute("id")
+
+
+_OVERLAPS = """figure => {
+    const words = [...figure.querySelectorAll('svg text')].filter(t => t.textContent.trim());
+    const boxes = words.map(t => [t.textContent, t.getBoundingClientRect()]);
+    const found = [];
+    boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
+        const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+        const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+        if (wide > 2 && high > 5) found.push([a, b]);
+    }));
+    return found;
+}"""
+"""What of a figure's words lies on top of one another."""
+
+
+def test_what_is_folded_away_opens_and_has_its_tables(grouped: Opened) -> None:
+    page = grouped.page
+    folded = page.locator("#exploratory details, #declared details")
+    assert folded.count() > 0
+    for fold in folded.all():
+        table = fold.locator("table").first
+        assert not table.is_visible()
+        fold.locator("summary").click()
+        assert table.is_visible()
+        assert table.locator("tbody tr").count() > 1

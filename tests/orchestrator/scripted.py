@@ -6,6 +6,7 @@ worker that holds another model, twice at once, or again after it was done.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Literal
 
@@ -25,8 +26,16 @@ class StuckError(AssertionError):
 
 
 def model(name: str) -> ModelRef:
+    """Return a model; `a'` is `a` in rotated axes, another model under the same name."""
+    plain = name.removesuffix("'")
     return ModelRef(
-        name=name, folder=name, dtype="float32", device="cpu", threads=1, facts=planned.facts()
+        name=plain,
+        folder=plain,
+        dtype="float32",
+        device="cpu",
+        threads=1,
+        facts=planned.facts(),
+        basis=None if plain == name else 1,
     )
 
 
@@ -52,10 +61,10 @@ def task(
 
 def split(whole: Task) -> Sequence[Task]:
     """Take a call of many cells apart, as `orchestrator.resume` does."""
-    on = whole.model.name if whole.model else None
     if len(whole.cells) < 2:
         return [whole]
-    return [task(f"{whole.name}/{c}", on, whole.after, [c]) for c in whole.cells]
+    parts = [task(f"{whole.name}/{c}", None, whole.after, [c]) for c in whole.cells]
+    return [replace(part, model=whole.model) for part in parts]
 
 
 def all_done(_: Task, __: int) -> Outcome:
@@ -76,8 +85,8 @@ class ScriptedPool:
         self.most_in_flight = self.most_free = 0
         self.slow_to_load = False
         self.unloadable: set[str] = set()
-        self._loading: dict[int, str] = {}
-        self._holding: dict[int, str] = {}
+        self._loading: dict[int, ModelRef] = {}
+        self._holding: dict[int, ModelRef] = {}
         self._sent: dict[int, list[Task]] = {i: [] for i in range(workers)}
         self._free: list[Task] = []
 
@@ -85,12 +94,12 @@ class ScriptedPool:
         assert not self._sent[worker], "a model is changed under a task"
         assert worker not in self._loading
         self._holding.pop(worker, None)
-        self._loading[worker] = ref.name
-        self.loads.append((worker, ref.name))
+        self._loading[worker] = ref
+        self.loads.append((worker, ref.label))
 
     def send(self, worker: int, task: Task) -> None:
         assert task.model is not None
-        assert self._holding.get(worker) == task.model.name
+        assert self._holding.get(worker) == task.model
         self._start(task)
         self._sent[worker].append(task)
         self.most_in_flight = max(self.most_in_flight, len(self._sent[worker]))
@@ -130,8 +139,8 @@ class ScriptedPool:
 
     def _ready(self, worker: int) -> Event:
         model = self._loading.pop(worker)
-        if model in self.unloadable:
-            return Lost(worker=worker, reason=f"{model} is spoilt")
+        if model.label in self.unloadable:
+            return Lost(worker=worker, reason=f"{model.label} is spoilt")
         self._holding[worker] = model
         return Ready(worker=worker)
 

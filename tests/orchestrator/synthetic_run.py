@@ -114,7 +114,7 @@ def write_run(
     pl.DataFrame(_contrasts(frame, documents), infer_schema_length=None).write_parquet(
         folder / "contrasts.parquet"
     )
-    _executions(rng, folder, cells)
+    _executions(rng, folder, cells, layers)
     (folder / "provenance.json").write_text(json.dumps(_provenance(models)))
     (folder / "sweep.yaml").write_text(_spec(models, masks))
     (folder / "failures").mkdir()
@@ -151,9 +151,11 @@ def _summary(
                         "modality": model.modality,
                         "data": model.data,
                         "dtype": "float32",
+                        "basis": "own",
                         "site": "attn_pre_out",
                         "unit": "neuron",
                         "layers": "all",
+                        "complement": False,
                         "method": method,
                         "parameters": parameters,
                         "selection": "random",
@@ -174,6 +176,12 @@ def _summary(
                         "ce_se": 0.05,
                         "kl": None,
                         "bits_per_byte": None if model.modality == "image" else 2.1,
+                        "top1_rare": None if model.modality == "image" else 0.8 * model.top1 - lost,
+                        "top1_mask": None,
+                        "ce_mask": None,
+                        "perplexity": None
+                        if model.modality == "image"
+                        else math.exp(model.ce + d_ce),
                         "d_top1": -lost,
                         "d_top1_low": -lost - half_top1,
                         "d_top1_high": -lost + half_top1,
@@ -185,7 +193,7 @@ def _summary(
     return rows
 
 
-SETTING = ("model", "data", "dtype", "site", "unit", "layers", "selection")
+SETTING = ("model", "data", "dtype", "basis", "site", "unit", "layers", "complement", "selection")
 
 
 def _curves(rng: np.random.Generator, summary: pl.DataFrame) -> list[Row]:
@@ -238,6 +246,7 @@ def _contrasts(summary: pl.DataFrame, documents: int) -> list[Row]:
                     rows.append(
                         dict(zip(SETTING, key, strict=True))
                         | {
+                            "method": None,
                             "fraction": fraction,
                             "metric": metric,
                             "a": a,
@@ -245,10 +254,12 @@ def _contrasts(summary: pl.DataFrame, documents: int) -> list[Row]:
                             "estimate": estimate,
                             "low": estimate - half,
                             "high": estimate + half,
+                            "p": None,
                             "p_adjusted": None,
                             "documents": documents,
                             "masks": 1 if fraction == 1 else values.len(),
                             "declared": True,
+                            "reason": None,
                         }
                     )
     return rows
@@ -298,6 +309,7 @@ def _activations(
                     {
                         "model": model.name,
                         "data": model.data,
+                        "basis": "own",
                         "site": "attn_pre_out",
                         "stratum": "all",
                         "layer": layer,
@@ -339,6 +351,7 @@ def _statistics(
         "model": model.name,
         "data": model.data,
         "dtype": "float32",
+        "basis": "own",
         "site": "attn_pre_out",
         "stratum": "all",
         "layer": layer,
@@ -400,12 +413,13 @@ def _data(folder: Path, model: Made, documents: int) -> None:
     _write(file, rows, "text" if text else "images")
 
 
-def _executions(rng: np.random.Generator, folder: Path, cells: pl.DataFrame) -> None:
+def _executions(rng: np.random.Generator, folder: Path, cells: pl.DataFrame, layers: int) -> None:
     rows = [
         {
             "cell": cell,
             "told": held,
             "held": held,
+            "held_by_layer": [held // layers] * layers,
             "seconds": float(rng.uniform(0.1, 0.3)),
             "worker": f"worker-{i % 2}",
             "device": "cpu",

@@ -1,9 +1,7 @@
 """Aggregate: worked examples, an independent recomputation, and what a running sweep gives."""
 
 import math
-from collections.abc import Callable
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -13,74 +11,7 @@ from scipy.stats import t as student
 
 from orchestrator import aggregate
 from orchestrator.answers import RESULTS
-
-FRACTIONS = (0.0, 0.1, 0.5, 1.0)
-UNITS = 20
-MODELS = {"zoo:opt": "causal", "zoo:vit": "image"}
-SWEPT = (("peak", '{"estimator":"smooth"}'), ("mean", "{}"), ("resample", '{"source":"dataset"}'))
-
-
-def cells(masks: int = 3, donors: int = 1, models: tuple[str, ...] = tuple(MODELS)) -> pl.DataFrame:
-    """The nominal points of a small sweep: fraction 0 and 1 are shared as a plan would."""
-    rows = [
-        {
-            "model": model,
-            "modality": MODELS[model],
-            "data": "d",
-            "dtype": "float32",
-            "site": "attn_pre_out",
-            "unit": "neuron",
-            "layers": "all",
-            "method": method,
-            "parameters": parameters,
-            "selection": "random",
-            "fraction": fraction,
-            "seed": seed,
-            "donor_seed": donor,
-            "noise_seed": None,
-            "masking_seed": None,
-            "units_held": round(fraction * UNITS),
-            "units_total": UNITS,
-            "cell": f"{model}-baseline"
-            if fraction == 0
-            else f"{model}-{method}-{donor}-{'all' if fraction == 1 else f'{fraction}-{seed}'}",
-        }
-        for model in models
-        for method, parameters in SWEPT
-        for fraction in FRACTIONS
-        for seed in range(masks)
-        for donor in (range(donors) if method == "resample" else [None])
-    ]
-    return pl.DataFrame(rows, schema_overrides={"donor_seed": pl.Int64})
-
-
-def results(points: pl.DataFrame, documents: int = 6, seed: int = 0) -> pl.DataFrame:
-    """Random answers: one to three sequences a document, the same positions for all cells."""
-    shapes = np.random.default_rng(99)
-    windows = [
-        (f"doc{document}", tokens)
-        for document in range(documents)
-        for tokens in shapes.integers(3, 30, shapes.integers(1, 4)).tolist()
-    ]
-    rng = np.random.default_rng(seed)
-    rows = [
-        {
-            "cell": cell,
-            "document": document,
-            "sequence": sequence,
-            "tokens": tokens,
-            "top1": int(rng.integers(0, tokens + 1)),
-            "top10": tokens,
-            "loss": float(rng.gamma(2.0, tokens)),
-            "kl": None,
-            "tokens_rare": tokens,
-            "top1_rare": 0,
-            "nan": 0,
-        }
-        for cell in points["cell"].unique().sort()
-        for sequence, (document, tokens) in enumerate(windows)
-    ]
-    return pl.DataFrame(rows, schema=RESULTS)
+from tests.orchestrator.answered import MODELS, cells, results, shifted
 
 
 def all_three(points: pl.DataFrame, rows: pl.DataFrame) -> list[pl.DataFrame]:
@@ -90,6 +21,10 @@ def all_three(points: pl.DataFrame, rows: pl.DataFrame) -> list[pl.DataFrame]:
         aggregate.contrasts(*lazy, [("peak", "mean"), ("resample", "peak")]),
         aggregate.curves(*lazy),
     ]
+
+
+def pointwise(curved: pl.DataFrame) -> pl.DataFrame:
+    return curved.filter(pl.col("band") == "pointwise")
 
 
 def tiny() -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -110,6 +45,7 @@ def tiny() -> tuple[pl.DataFrame, pl.DataFrame]:
     ]
     names = ("cell", "document", "sequence", "tokens", "top1", "loss")
     fixed = {"top10": 4, "kl": None, "tokens_rare": None, "top1_rare": None, "nan": 0}
+    fixed |= dict.fromkeys(("tokens_mask", "top1_mask", "loss_mask"))
     return points, pl.DataFrame(
         [dict(zip(names, row, strict=True)) | fixed for row in rows], schema=RESULTS
     )
@@ -142,10 +78,11 @@ def test_a_summary_is_that_worked_out_by_hand() -> None:
 
 def test_the_summary_has_the_columns_of_the_cells_and_then_its_own() -> None:
     made = all_three(*tiny())[0]
-    assert made.columns[:18] == tiny()[0].columns
+    assert made.columns[:20] == tiny()[0].columns
     levels = ["tokens", "documents", "top1", "top1_se", "top10", "ce", "ce_se", "kl"]
     changes = [f"d_{m}{end}" for m in ("top1", "ce") for end in ("", "_low", "_high")]
-    assert made.columns[18:] == [*levels, "bits_per_byte", *changes]
+    more = ["bits_per_byte", "top1_rare", "top1_mask", "ce_mask", "perplexity"]
+    assert made.columns[20:] == [*levels, *more, *changes]
 
 
 def test_the_baseline_differs_from_itself_by_exactly_nothing() -> None:
@@ -203,7 +140,8 @@ def test_a_loss_in_another_unit_scales_its_numbers_and_no_others(unit: float) ->
     here = all_three(points, rows)
     there = all_three(points, rows.with_columns(pl.col("loss") * unit))
     scaled = [c for c in here[0].columns if c in ("ce", "ce_se") or c.startswith("d_ce")]
-    assert_frame_equal(here[0].with_columns(pl.col(scaled) * unit), there[0])
+    rest = here[0].with_columns(pl.col(scaled) * unit).drop("perplexity")
+    assert_frame_equal(rest, there[0].drop("perplexity"))
     assert_frame_equal(
         here[1].with_columns(
             pl.col(c) * pl.when(pl.col("metric") == "ce").then(unit).otherwise(1.0)
@@ -240,7 +178,7 @@ def test_a_contrast_equals_an_independent_recomputation() -> None:
     points = cells(masks=4, models=("zoo:opt",))
     rows = results(points, documents=7)
     made = aggregate.contrasts(points.lazy(), rows.lazy(), [("peak", "mean")])
-    made = made.filter(pl.col("fraction") == 0.5, pl.col("metric") == "ce")
+    made = made.filter("declared", pl.col("fraction") == 0.5, pl.col("metric") == "ce")
 
     def document_sums(cell: str) -> list[tuple[int, float]]:
         of = rows.filter(pl.col("cell") == cell)
@@ -270,15 +208,17 @@ def test_a_contrast_equals_an_independent_recomputation() -> None:
     assert row["estimate"] == pytest.approx(estimate)
     assert row["low"] == pytest.approx(estimate - half)
     assert row["high"] == pytest.approx(estimate + half)
-    assert (row["documents"], row["masks"], row["p_adjusted"]) == (7, 4, None)
-    assert row["declared"] is True
+    assert (row["documents"], row["masks"], row["declared"]) == (7, 4, True)
+    t = abs(estimate) / math.sqrt(variance)
+    assert row["p"] == pytest.approx(2 * student.sf(t, variance**2 / (d**2 / 6 + m**2 / 3)))
 
 
 def test_exchanging_two_methods_changes_the_sign_of_their_contrast() -> None:
     points = cells()
     lazy = points.lazy(), results(points).lazy()
-    there = aggregate.contrasts(*lazy, [("peak", "mean")])
-    back = aggregate.contrasts(*lazy, [("mean", "peak")])
+    there = aggregate.contrasts(*lazy, [("peak", "mean")]).filter("declared")
+    back = aggregate.contrasts(*lazy, [("mean", "peak")]).filter("declared")
+    assert there.height == back.height > 0
     assert_frame_equal(there["estimate"].to_frame(), (-back["estimate"]).to_frame())
     assert_frame_equal(there.select("high"), back.select(high=-pl.col("low")))
 
@@ -286,7 +226,7 @@ def test_exchanging_two_methods_changes_the_sign_of_their_contrast() -> None:
 def test_the_area_is_the_trapezoids_of_the_contrasts_at_each_fraction() -> None:
     points = cells(models=("zoo:opt",))
     made = aggregate.contrasts(points.lazy(), results(points).lazy(), [("peak", "mean")])
-    of = made.filter(pl.col("metric") == "top1").sort("fraction", nulls_last=True)
+    of = made.filter("declared", pl.col("metric") == "top1").sort("fraction", nulls_last=True)
     assert of["fraction"].to_list() == [0.1, 0.5, 1.0, None]
     at = of["estimate"].to_list()
     area = 0.1 * at[0] / 2 + 0.4 * (at[0] + at[1]) / 2 + 0.5 * (at[1] + at[2]) / 2
@@ -304,12 +244,6 @@ def test_where_all_masks_hold_the_same_there_is_one_mask_and_no_spread() -> None
     assert whole["sd_masks"].null_count() == whole.height
 
 
-def shifted(rows: pl.DataFrame, by: Callable[[str], float]) -> pl.DataFrame:
-    """Add nats per token to every cell: a difference between masks that all documents share."""
-    shift = pl.Series([by(c) for c in rows["cell"]])
-    return rows.with_columns(loss=pl.col("loss") + shift * pl.col("tokens"))
-
-
 def test_masks_that_differ_more_make_the_intervals_wider() -> None:
     points = cells(models=("zoo:opt",))
     rows = results(points)
@@ -321,7 +255,7 @@ def test_masks_that_differ_more_make_the_intervals_wider() -> None:
 
     def at(frames: list[pl.DataFrame]) -> tuple[float, float]:
         half = frames[1].filter(pl.col("fraction") == 0.5, pl.col("a") == "peak")
-        point = frames[2].filter(pl.col("held_share") == 0.5, pl.col("method") == "peak")
+        point = pointwise(frames[2]).filter(pl.col("held_share") == 0.5, pl.col("method") == "peak")
         return width(half), width(point)
 
     less, more = at(all_three(points, rows)), at(all_three(points, apart))
@@ -346,7 +280,7 @@ def test_draws_of_one_mask_are_averaged_and_are_no_masks() -> None:
 def test_a_curve_passes_through_the_mean_of_the_summary_and_says_what_its_band_is() -> None:
     points = cells()
     made, _, curved = all_three(points, results(points))
-    assert set(curved["band"]) == {"pointwise"}
+    assert set(curved["band"]) == {"pointwise", "simultaneous"}
     assert set(curved["metric"]) == {"top1", "ce", "d_top1", "d_ce"}
     point = curved.filter(
         pl.col("model") == "zoo:vit",
@@ -502,7 +436,8 @@ def test_few_documents_are_said_aloud_and_enough_are_not() -> None:
 def test_a_pair_that_a_sweep_does_not_have_makes_no_row() -> None:
     points = cells(masks=1)
     made = aggregate.contrasts(points.lazy(), results(points).lazy(), [("peak(paper)", "mean")])
-    assert made.is_empty()
+    assert not made["declared"].any()
+    assert "peak(paper)" not in {*made["a"], *made["b"]}
 
 
 def test_kl_is_a_mean_per_token_where_it_was_asked_for() -> None:
@@ -521,6 +456,7 @@ def test_kl_is_a_mean_per_token_where_it_was_asked_for() -> None:
         ("resample", '{"source":"dataset"}', "resample"),
         ("resample", '{"source":"random_tokens"}', "resample(random_tokens)"),
         ("quantile", '{"q":0.9}', "quantile(0.9)"),
+        ("mean", '{"alpha":0.5}', "mean(alpha=0.5)"),
     ],
 )
 def test_a_method_is_labelled_as_a_sweep_file_says_it(

@@ -7,12 +7,14 @@ import pytest
 
 from orchestrator import budget as budgeting
 from orchestrator.budget import FLOPS, PROCESS_BYTES, Demand
+from orchestrator.graph import DRAWS
 from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
 from tests.orchestrator import planned
+from workers.learning_cost import memory_bytes
 
 LAYERS, HEADS, D_HEAD, D_MODEL, WINDOW, PARAMETERS = 3, 5, 7, 37, 41, 100_003
-NEURONS = HEADS * D_HEAD
+NEURONS, D_MLP = HEADS * D_HEAD, 47
 BATCH, LOGITS, BINS = 1009, 65_537, 64
 GIB = 2**30
 
@@ -28,6 +30,7 @@ def prime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-u
             heads=HEADS,
             d_head=D_HEAD,
             d_model=D_MODEL,
+            d_mlp=D_MLP,
             window=WINDOW,
             parameters=PARAMETERS,
         )
@@ -58,7 +61,7 @@ def test_a_replica_holds_weights_projections_activations_and_donors(
     projections = LAYERS * NEURONS * D_MODEL * width
     activations = BATCH * D_MODEL * 24 * width
     donors = BATCH * LAYERS * NEURONS * width
-    expected = PROCESS_BYTES + weights + projections + activations + donors + 3 * LOGITS
+    expected = PROCESS_BYTES + weights + projections + activations + donors + 4 * LOGITS
     assert need.replica_bytes == expected
 
 
@@ -77,6 +80,67 @@ def test_the_pilot_may_need_more_than_either(prime) -> None:  # type: ignore[no-
     (need,) = budgeting.budget(prime(statistics=statistics)).needs
     fixed = PARAMETERS * 4 + LAYERS * NEURONS * D_MODEL * 4 + BATCH * D_MODEL * 24 * 4
     assert need.replica_bytes == PROCESS_BYTES + fixed + 2 * 99_991 * LAYERS * NEURONS * 4
+
+
+def at_once(prime, **changes: Any) -> int:  # type: ignore[no-untyped-def]
+    """Return the bytes of a replica beside what every sweep with these batches holds."""
+    (need,) = budgeting.budget(prime(**changes)).needs
+    fixed = PARAMETERS * 4 + BATCH * D_MODEL * 24 * 4 + 4 * LOGITS
+    return int(need.replica_bytes) - PROCESS_BYTES - fixed
+
+
+def test_donors_drawn_apart_lie_side_by_side(prime) -> None:  # type: ignore[no-untyped-def]
+    joint, apart = (at_once(prime, methods=[m]) for m in ("resample", "resample(per_neuron)"))
+    assert apart - joint == (DRAWS - 1) * BATCH * LAYERS * NEURONS * 4
+
+
+def test_what_is_drawn_from_histograms_needs_them(prime) -> None:  # type: ignore[no-untyped-def]
+    projections = LAYERS * NEURONS * D_MODEL * 4
+    layer = BATCH * NEURONS * 8 * 3
+    marginal, noise = (at_once(prime, methods=["zero", m]) for m in ("marginal", "noise"))
+    assert marginal == projections + LAYERS * NEURONS * BINS * 16 + layer
+    assert noise == projections + LAYERS * NEURONS * 64 + layer
+
+
+def test_sites_held_together_lie_side_by_side_and_sites_apart_do_not(prime) -> None:  # type: ignore[no-untyped-def]
+    attention, mlp = ["attn_pre_out"], ["mlp_mid"]
+
+    def held(sites: list[Any]) -> int:
+        return at_once(prime, sites=sites, methods=["resample"])
+
+    each = LAYERS * (D_MODEL + BATCH) * 4  # of one neuron: its projection, its donors
+    assert held(attention) == each * NEURONS
+    assert held(mlp) == each * D_MLP
+    assert held([*attention, *mlp]) == each * max(NEURONS, D_MLP)
+    assert held([[*attention, *mlp]]) == each * (NEURONS + D_MLP)
+
+
+def test_learning_needs_what_a_backward_pass_keeps(prime) -> None:  # type: ignore[no-untyped-def]
+    plan = prime(methods=["optimal(steps=1000)"])
+    backward = memory_bytes(plan.models["a"].facts, BATCH, "float32")
+    fixed = PARAMETERS * 4 + LAYERS * NEURONS * D_MODEL * 4 + BATCH * D_MODEL * 24 * 4
+    (need,) = budgeting.budget(plan).needs
+    assert need.replica_bytes == PROCESS_BYTES + fixed + backward
+    fewer = prime(methods=["optimal(steps=10)"])
+    assert need.seconds > 20 * budgeting.budget(fewer).seconds
+
+
+def test_every_basis_is_collected_and_evaluated_again(prime) -> None:  # type: ignore[no-untyped-def]
+    own, two = (
+        budgeting.budget(prime(methods=["mean"], basis=basis)).needs[0]
+        for basis in ("own", {"rotate": 0})
+    )
+    assert two.cells == 2 * own.cells
+    assert two.seconds == pytest.approx(2 * own.seconds)
+    assert two.replica_bytes == own.replica_bytes
+
+
+def test_random_masks_of_a_regression_cost_a_pass_each(prime) -> None:  # type: ignore[no-untyped-def]
+    few, many = (
+        prime(methods=["mean"], selections=[f"regression(masks={n}, block=5)"]) for n in (75, 100)
+    )
+    more = budgeting.budget(many).seconds - budgeting.budget(few).seconds
+    assert more == pytest.approx(2 * PARAMETERS * WINDOW * 53 * 25 / FLOPS["cpu"])
 
 
 def test_a_gpu_does_not_hold_the_process(prime) -> None:  # type: ignore[no-untyped-def]

@@ -86,13 +86,13 @@ def test_the_options_of_a_run_are_these_and_no_others(shell: Shell) -> None:
     # Settings live in the sweep file; an option says where and on what, never what is computed.
     assert shell("run", "--help") == 0
     options = {word for word in shell.out.replace(",", " ").split() if word.startswith("--")}
-    assert options == {"--out", "--address", "--workers", "--only", "--local", "--help"}
+    assert options == {"--out", "--address", "--workers", "--only", "--local", "--plugin", "--help"}
 
 
 def test_a_collection_has_the_options_of_a_run_but_for_the_cells(shell: Shell) -> None:
     assert shell("collect", "--help") == 0
     options = {word for word in shell.out.replace(",", " ").split() if word.startswith("--")}
-    assert options == {"--out", "--address", "--workers", "--local", "--help"}
+    assert options == {"--out", "--address", "--workers", "--local", "--plugin", "--help"}
 
 
 def test_help_is_given_without_being_asked(shell: Shell) -> None:
@@ -187,7 +187,18 @@ def test_a_run_that_ends_well_prints_its_summary_and_where_the_report_lies(
         return Ended(run_folder)
 
     shell.sweep(run=run)
-    code = shell("run", "x.yaml", "--out", "o", "--workers", "2", "--only", "seed = 0", "--local")
+    more = (
+        "--workers",
+        "2",
+        "--only",
+        "seed = 0",
+        "--local",
+        "--plugin",
+        "a.py",
+        "--plugin",
+        "b.py",
+    )
+    code = shell("run", "x.yaml", "--out", "o", *more)
     assert code == 0, shell.err
     assert asked == {
         "spec": Path("x.yaml"),
@@ -196,6 +207,7 @@ def test_a_run_that_ends_well_prints_its_summary_and_where_the_report_lies(
         "workers": 2,
         "only": "seed = 0",
         "local": True,
+        "plugins": [Path("a.py"), Path("b.py")],
     }
     assert "zoo:opt on stdlib, unablated" in shell.out
     assert "12 cells computed now, 3,456 found." in shell.out
@@ -241,6 +253,7 @@ def test_a_collection_that_ends_well_prints_what_it_counted_and_where_it_lies(
         "address": "auto",
         "workers": 2,
         "local": False,
+        "plugins": (),
     }
     assert "a on texts, float32" in shell.out
     assert "12 tasks done now, 3,456 found in the run folder." in shell.out
@@ -285,7 +298,7 @@ def test_a_plan_is_printed_and_changes_nothing(
     planned.documents(tmp_path)
     planned.know(monkeypatch, {"a": planned.facts()})
     made = planned.make(tmp_path)
-    shell.sweep(plan=lambda _: made)
+    shell.sweep(plan=lambda _, plugins: made)
     before = sorted(tmp_path.rglob("*"))
     assert shell("plan", "x.yaml") == 0
     assert f"{len(made.rows)} points are {len(made.cells)} distinct cells" in shell.out

@@ -5,9 +5,9 @@ import pytest
 from orchestrator.collection import GROUP_ROWS, counted, stratified
 from orchestrator.draft import Draft
 from orchestrator.mistakes import SpecError
-from orchestrator.plan import Plan
 from orchestrator.tables import stratum_names
 from tests.orchestrator import planned
+from tests.orchestrator.planned import names, tasks
 
 FACTS = planned.facts(specials={"bos": 2, "eos": 3, "pad": 1, "mask": 4})
 
@@ -50,10 +50,6 @@ def test_special_tokens_can_be_left_out_and_the_mask_is_none(base: Path) -> None
     made = planned.make(base, statistics={"positions": {"skip_first": 2, "specials": "out"}})
     found = counted(made.spec, FACTS)
     assert (found.skip_first, found.without, found.by) == (2, (1, 2, 3), "all")
-
-
-def names(plan: Plan, *kinds: str) -> set[str]:
-    return {t.name for t in plan.tasks if t.kind in kinds}
 
 
 def test_strata_change_no_other_number(base: Path) -> None:
@@ -127,11 +123,12 @@ def test_statistics_that_follow_the_ablation_are_of_one_mask_and_fraction(
         seeds=2,
         statistics={"mode": mode},
     )
-    under = [t for t in plan.tasks if t.kind == "under"]
+    under = tasks(plan, "under")
     # Per fraction the smallest has the bare model's; in sequence all masks hold alike at 1.
     each = {"layers_in_sequence": 2 * 2 + 1, "per_fraction": 2 * 2}[mode]
     assert len(under) == 2 * each
-    zeros = [c for c in plan.cells.values() if c.arguments["method"] == "zero"]
+    zeros = [c for c in plan.cells.values() if c.arguments.get("method") == "zero"]
+    assert zeros
     assert not any(t.file in c.after for c in zeros for t in under)
 
 
@@ -172,3 +169,22 @@ def test_a_draft_writes_no_file_for_two_recipes(base: Path) -> None:
     assert len(draft.tasks) == 1
     with pytest.raises(RuntimeError, match="would be made by"):
         draft.add("prepare", "data", "", {"x": 2}, {}, folder="data", file="data/a.parquet")
+
+
+def test_every_site_is_counted_by_a_collection_of_its_own(base: Path) -> None:
+    one, two = (
+        planned.make(base, sites=sites, methods=["mean", "peak(paper)"])
+        for sites in (["attn_pre_out"], ["mlp_mid", "attn_pre_out"])
+    )
+    for kind in ("pilot", "collect", "merge", "statistics", "centres"):
+        assert names(one, kind) < names(two, kind)
+        assert len(names(two, kind)) == 2 * len(names(one, kind))
+    widths = {t.arguments["site"]: t.arguments["neurons"] for t in tasks(two, "centres")}
+    assert widths == {"attn_pre_out": 10, "mlp_mid": 20}
+
+
+def test_a_site_held_together_with_another_is_counted_as_alone(base: Path) -> None:
+    both = ["attn_pre_out", "mlp_mid"]
+    apart, together = (planned.make(base, sites=s, methods=["mean"]) for s in (both, [both]))
+    kinds = ("pilot", "collect", "merge", "widen", "again", "statistics", "centres")
+    assert names(apart, *kinds) == names(together, *kinds)

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.glance import glance
 from orchestrator.inspection import ModelError
 from orchestrator.mistakes import SpecError
-from orchestrator.spec import parse
+from orchestrator.spec import Plugins, parse
 from tests.orchestrator import planned
 
 
@@ -53,6 +53,33 @@ def test_an_unknown_contrast_is_found_beside_a_wrong_fraction(base: Path) -> Non
 def test_what_may_be_wrong_only_because_of_another_mistake_is_not_said(base: Path) -> None:
     raw = planned.raw(methods=["zero", "maen"], contrasts=[["maen", "zero"]])
     assert seen(raw, base) == {}
+
+
+@pytest.mark.parametrize("wrong", [{"selections": ["randum"]}, {"basis": "turned"}])
+def test_a_contrast_may_be_of_what_was_refused(base: Path, wrong: dict[str, object]) -> None:
+    contrasts = [["own", "rotated 0"], ["random", "score(rms, low)"]]
+    assert seen(planned.raw(contrasts=contrasts, **wrong), base) == {}
+
+
+def test_layers_and_lists_are_looked_at_beside_a_typo(base: Path) -> None:
+    raw = planned.raw(selections=["explicit(none.npy)"], layers=[7], typo=1)
+    assert set(seen(raw, base)) == {"selections[0]", "layers"}
+
+
+def test_a_users_own_methods_are_known_here_too(base: Path) -> None:
+    raw = planned.raw(methods=["trimmed"], fractions=[0.001], typo=1)
+    plugins: Plugins = {"trimmed": ("constant", {})}
+    with pytest.raises(SpecError) as refused:
+        parse(raw, plugins)
+    assert {m.path for m in glance(raw, refused.value.mistakes, base, plugins)} == {"fractions"}
+
+
+def test_a_typo_beside_a_users_own_method_is_all_there_is(base: Path) -> None:
+    raw = planned.raw(methods=["trimmed", "clipped"], typo=1)
+    plugins: Plugins = {"trimmed": ("constant", {}), "clipped": ("replacing", {})}
+    with pytest.raises(SpecError) as refused:
+        parse(raw, plugins)
+    assert glance(raw, refused.value.mistakes, base, plugins) == []
 
 
 @pytest.mark.parametrize("raw", [None, [], "x", {}, {"models": "a", "data": 3}])

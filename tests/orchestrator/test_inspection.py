@@ -131,6 +131,20 @@ def test_a_spoilt_cache_is_read_anew(
     assert len(reader.asked) == 2
 
 
+def test_facts_that_were_kept_when_less_was_known_are_read_anew(
+    checkpoints: dict[str, Path], reader: Reader, tmp_path: Path
+) -> None:
+    facts([checkpoints["text"]])
+    (file,) = kept(tmp_path)
+    older = json.loads(file.read_text())
+    for field in ("kv_heads", "d_mlp", "activation"):
+        del older[field]
+    file.write_text(json.dumps(older))
+    assert facts([checkpoints["text"]]) == [planned.facts("masked")]
+    assert len(reader.asked) == 2
+    assert json.loads(file.read_text())["kv_heads"] == planned.facts("masked").kv_heads
+
+
 def test_a_cache_that_cannot_be_written_only_costs_time(
     checkpoints: dict[str, Path], reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,61 +11,6 @@ from orchestrator import notation
 law = settings(max_examples=50, deadline=None)
 
 
-@pytest.mark.parametrize(
-    ("written", "method", "parameters"),
-    [
-        ("zero", "zero", {}),
-        ("mean", "mean", {}),
-        ("peak", "peak", {"estimator": "smooth"}),
-        ("peak(paper)", "peak", {"estimator": "paper"}),
-        ({"peak": {"estimator": "paper"}}, "peak", {"estimator": "paper"}),
-        ({"peak": None}, "peak", {"estimator": "smooth"}),
-        ({"peak": {}}, "peak", {"estimator": "smooth"}),
-        ("resample", "resample", {"source": "dataset"}),
-        ({"resample": {"source": "dataset"}}, "resample", {"source": "dataset"}),
-    ],
-)
-def test_every_spelling_of_a_method_becomes_one_form(
-    written: object, method: str, parameters: dict[str, str]
-) -> None:
-    assert notation.method(written) == {"method": method, "parameters": parameters}
-
-
-@pytest.mark.parametrize(
-    ("written", "said"),
-    [
-        ("maen", "did you mean 'mean'"),
-        ("median", "designed but not built yet"),
-        ("peak(paper, position)", "smooth and half_sample"),
-        ("peak(papr)", "did you mean 'paper'"),
-        ({"resample": {"source": "generated"}}, "designed but not built yet"),
-        ("zero(1)", "takes no parameters"),
-        ({"mean": {"of": "x"}}, "takes 'by'"),
-        ({"peak": {"bins": 3}}, "takes 'estimator' and 'by'"),
-        ({"peak": "paper"}, "takes 'estimator' and 'by'"),
-        ({"peak": {}, "mean": {}}, "expected a method's name"),
-        (["peak"], "expected a method's name"),
-        (None, "expected a method's name"),
-    ],
-)
-def test_a_wrong_method_is_refused_with_what_to_write(written: object, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        notation.method(written)
-
-
-@pytest.mark.parametrize(
-    "written",
-    [
-        {"method": "maen", "parameters": {}},
-        {"method": "resample", "parameters": {}},
-        {"method": "mean", "parameters": {}},
-    ],
-)
-def test_the_form_that_a_spec_keeps_is_no_spelling_of_a_method(written: object) -> None:
-    with pytest.raises(ValueError, match=r"found .*, expected a method's name"):
-        notation.method(written)
-
-
 def decimals(*texts: str) -> tuple[Decimal, ...]:
     return tuple(Decimal(text) for text in texts)
 
@@ -167,16 +112,75 @@ def test_wrong_seeds_are_refused(written: object, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("read", "later", "known"),
+    ("written", "sites"),
     [
-        (notation.site, "mlp_mid", "attn_pre_out"),
-        (notation.unit, "head", "neuron"),
-        (notation.selection, "score", "random"),
+        ("attn_pre_out", ("attn_pre_out",)),
+        (["mlp_mid"], ("mlp_mid",)),
+        (["attn_pre_out", "mlp_mid"], ("attn_pre_out", "mlp_mid")),
+        (["mlp_mid", "attn_pre_out"], ("attn_pre_out", "mlp_mid")),  # the order says nothing
+        ("mlp_mid+attn_pre_out", ("attn_pre_out", "mlp_mid")),
     ],
 )
-def test_what_is_not_built_yet_is_refused_by_name(read, later: str, known: str) -> None:  # type: ignore[no-untyped-def]
-    assert read(known) == known
-    with pytest.raises(ValueError, match=f"{later}' is designed but not built yet; use .*{known}"):
-        read(later)
-    with pytest.raises(ValueError, match=f"did you mean {known!r}"):
-        read(known + "s")
+def test_a_site_stands_alone_or_with_what_is_held_beside_it(
+    written: object, sites: tuple[str, ...]
+) -> None:
+    assert notation.site(written) == sites
+
+
+@pytest.mark.parametrize(
+    ("read", "wrong", "said"),
+    [
+        (notation.site, "mlp_mit", "unknown site 'mlp_mit'; did you mean 'mlp_mid'"),
+        (notation.site, ["attn_pre_out", "x"], "unknown site 'x'"),
+        (notation.site, ["mlp_mid", "mlp_mid"], "expected one site, or two"),
+        (notation.site, [], "expected one site, or two"),
+        (notation.site, None, "unknown site 'None'"),
+        (notation.unit, "heads", "did you mean 'head'"),
+        (notation.unit, 1, "unknown unit '1'"),
+        (notation.layers, "every", "expected `all`, `each`"),
+        (notation.layers, [], "expected `all`, `each`"),
+        (notation.layers, 3, "expected `all`, `each`"),
+        (notation.layers, [0, 0], "each once"),
+        (notation.layers, [-1], "numbers of layers from 0"),
+        (notation.layers, [True], "numbers of layers from 0"),
+        (notation.layers, ["0"], "numbers of layers from 0"),
+        (notation.basis, "rotated", r"expected `own` or the seed of a rotation, `{rotate: 0}`"),
+        (notation.basis, {"rotate": None}, "expected `own`"),
+        (notation.basis, {"rotate": []}, "no rotations; at least one"),
+        (notation.basis, {"rotate": [1, 1]}, "rotations: a seed stands twice"),
+        (notation.basis, {"rotate": -1}, r"rotations: found \[-1\]"),
+        (notation.basis, {"turn": 1}, "expected `own`"),
+        (notation.basis, [0], "expected `own`"),
+        (notation.basis, None, "expected `own`"),
+    ],
+)
+def test_a_wrong_place_or_basis_is_refused(read, wrong: object, said: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=said):
+        read(wrong)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("all", "all"), ("each", "each"), ([2, 0], (0, 2)), ((1,), (1,))],
+)
+def test_layers_are_all_each_or_some_ascending(written: object, expected: object) -> None:
+    assert notation.layers(written) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("own", (None,)),
+        ({"rotate": 0}, (None, 0)),
+        ({"rotate": [3, 1]}, (None, 3, 1)),
+        ((None, 3), (None, 3)),
+    ],
+)
+def test_a_rotation_stands_beside_the_basis_it_is_compared_with(
+    written: object, expected: tuple[int | None, ...]
+) -> None:
+    assert notation.basis(written) == expected
+
+
+def test_units_are_neurons_or_heads() -> None:
+    assert [notation.unit(u) for u in ("neuron", "head")] == ["neuron", "head"]

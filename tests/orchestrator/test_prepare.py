@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from orchestrator import prepare, sources
 from orchestrator.prepare import PrepareError, Window
+from orchestrator.selecting import selection
 from orchestrator.sources import Document, Source
 from orchestrator.store import Store
 from orchestrator.tasks import Task
@@ -75,11 +76,6 @@ class Bench:
         assert said == {"sequences": table.num_rows}
         assert self.store.recipe(task.file) == task.name
         return table
-
-    def donors(self, model: str, data: dict[str, Any] | None = None, **changes: Any) -> pa.Table:
-        (task,) = self.tasks(model, "donors", data or {}, **changes)
-        prepare.donors(task, self.store)
-        return self.store.table(task.file)
 
 
 @pytest.fixture
@@ -345,96 +341,6 @@ def test_a_source_with_too_little_text_is_refused(bench: Bench) -> None:
         bench.data("causal")
 
 
-@pytest.mark.parametrize("model", ["causal", "masked"])
-def test_a_donor_is_a_collected_sequence_of_another_document_and_as_long(
-    bench: Bench, model: str
-) -> None:
-    # One name in both splits: a document must not give to itself even then.
-    shared = [
-        Document(name="both", split=split, text=text(90, i))
-        for i, split in enumerate(("train", "test"))
-    ]
-    bench.source([*shared, *documents(6, 75, "train"), *documents(6, 80, "test")],
-                 ("train", "test"))  # fmt: skip
-    data = {row["sequence"]: row for row in bench.data(model).to_pylist()}
-    donors = bench.donors(model).to_pylist()
-    assert [d["sequence"] for d in donors] == [
-        n for n, r in data.items() if r["role"] == "evaluate"
-    ]
-    cut = 0
-    for row in donors:
-        receiver, donor = data[row["sequence"]], data[row["donor"]]
-        assert donor["role"] == "collect"
-        assert donor["document"] != receiver["document"]
-        fed = donor["input"] if row["input"] is None else row["input"]
-        assert len(fed) == len(receiver["input"])
-        closing = 1 if model == "masked" else 0
-        assert fed[: len(fed) - closing] == donor["input"][: len(fed) - closing]
-        if row["input"] is not None:
-            cut += 1
-            assert model == "causal" or fed[-1] == IDS["eos"]
-    assert 0 < cut < len(donors)
-
-
-def test_the_donor_seed_changes_donors_and_the_same_seed_does_not(bench: Bench) -> None:
-    bench.source(documents(20))
-    bench.data("causal")
-    one = bench.donors("causal")
-    other = bench.donors("causal", seeds={"masks": 2, "donors": [1]})
-    assert one["donor"].to_pylist() != other["donor"].to_pylist()
-    assert prepare.donors_digest(one) != prepare.donors_digest(other)
-    bench.data("causal")  # a run folder of its own
-    assert bench.donors("causal", seeds={"masks": [8]}).equals(one)
-
-
-def test_a_sequence_keeps_its_donor_when_fewer_are_evaluated(bench: Bench) -> None:
-    bench.source([*documents(9, split="train"), *documents(9, split="test")], ("train", "test"))
-    bench.data("causal")
-    many = bench.donors("causal").to_pydict()
-    few_data = {"evaluate": {"sequences": 5}}
-    bench.data("causal", few_data)
-    few = bench.donors("causal", few_data).to_pydict()
-    assert few["sequence"] == many["sequence"][:5]
-    assert few["donor"] == many["donor"][:5]
-
-
-def test_a_receiver_that_no_donor_is_long_enough_for_is_refused(bench: Bench) -> None:
-    bench.source([*documents(3, 20, "train"), *documents(3, 31, "test")], ("train", "test"))
-    bench.data("causal")
-    with pytest.raises(PrepareError, match=r"32 positions\), .* collect more sequences"):
-        bench.donors("causal")
-
-
-@every_opening
-@pytest.mark.parametrize("model", ["causal", "masked"])
-def test_a_donor_begins_with_bos_where_its_receiver_does_and_nowhere_else(
-    bench: Bench, model: str, bos: str
-) -> None:
-    bench.source([*documents(9, split="train"), *documents(9, split="test")], ("train", "test"))
-    asked = {"bos": bos, "evaluate": {"sequences": 27}}
-    data = {row["sequence"]: row["input"] for row in bench.data(model, asked).to_pylist()}
-    begun: Counter[bool] = Counter()
-    for row in bench.donors(model, asked).to_pylist():
-        fed = data[row["donor"]] if row["input"] is None else row["input"]
-        receiver = data[row["sequence"]]
-        assert (fed[0] == IDS["bos"]) == (receiver[0] == IDS["bos"])
-        assert (fed[-1] == IDS["eos"]) == (receiver[-1] == IDS["eos"]) == (model == "masked")
-        begun[fed[0] == IDS["bos"]] += 1
-    shares = {"every_window": {True: 27}, "first": {True: 9, False: 18}, "none": {False: 27}}
-    assert begun == shares[bos]
-
-
-def test_a_receiver_that_no_donor_begins_alike_for_is_refused(bench: Bench) -> None:
-    # Every collected document is one window: none is left that begins in the middle of a text.
-    train = documents(9, WINDOW - 1, "train")
-    bench.source([*train, *documents(3, 2 * WINDOW, "test")], ("train", "test"))
-    bench.data("causal", {"bos": "first"})
-    with pytest.raises(PrepareError, match=r"32 positions\), with special tokens where it has"):
-        bench.donors("causal", {"bos": "first"})
-    bench.data("causal", {"bos": "every_window"})
-    assert bench.donors("causal", {"bos": "every_window"}).num_rows
-
-
 def images(count: int, split: str) -> list[Document]:
     draw = np.random.default_rng([count, len(split)])
     return [
@@ -461,14 +367,6 @@ def test_images_come_back_pixel_by_pixel_with_their_class(bench: Bench) -> None:
         assert row["target"] == document.target
 
 
-def test_an_image_is_given_another_image_as_it_is(bench: Bench) -> None:
-    bench.source([*images(7, "train"), *images(5, "test")], ("train", "test"))
-    data = {row["sequence"]: row for row in bench.data("image").to_pylist()}
-    for row in bench.donors("image").to_pylist():
-        assert data[row["donor"]]["role"] == "collect"
-        assert row["input"] is None
-
-
 def test_an_image_in_both_splits_is_never_evaluated(bench: Bench) -> None:
     train, test = images(4, "train"), images(4, "test")
     leaked = Document(name="leaked", split="test", image=train[0].image, target=0)
@@ -481,8 +379,8 @@ def test_a_mask_is_an_order_of_every_layer_and_the_same_for_every_model(bench: B
     store = Store.open(bench.folder / "run")
     orders = {}
     for model in ("causal", "masked"):
-        for task in bench.tasks(model, "selection", {}, seeds=[3, 4]):
-            prepare.selection(task, store)
+        for task in bench.tasks(model, "selection", {}, seeds=[3, 4], methods=["zero"]):
+            selection(task, store)
             table = store.table(task.file).to_pydict()
             assert table["layer"] == [0, 1, 2]
             assert all(sorted(order) == list(range(10)) for order in table["order"])

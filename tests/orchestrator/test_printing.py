@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -57,7 +58,7 @@ def test_a_plan_says_what_it_holds_and_needs(
     said = console.file.getvalue()
     head = f"little: {len(made.rows)} points are {len(made.cells)} distinct cells, and"
     assert head in said
-    assert "3 x 10" in said
+    assert "3 x 10 " in said
     assert "texts" in said
     assert "that of one replica (cpu)" in said
 
@@ -237,8 +238,9 @@ def test_a_model_whose_name_has_brackets_is_told_as_it_is(run: dict[str, pl.Data
 def test_a_contrast_is_told_at_a_half_and_over_the_whole_range(
     run: dict[str, pl.DataFrame],
 ) -> None:
-    lines = list(printing.contrast_lines(run["contrasts"]))
+    *lines, rest = printing.contrast_lines(run["contrasts"])
     assert len(lines) == 4 * 2 * 2
+    assert rest.startswith("contrasts.parquet has 160 more declared rows")
     assert sum("area over fractions" in line for line in lines) == 8
     assert sum("at 50%" in line for line in lines) == 8
     assert all("documents and" in line and "mask" in line for line in lines)
@@ -247,3 +249,103 @@ def test_a_contrast_is_told_at_a_half_and_over_the_whole_range(
 
 def test_counts_agree_with_their_nouns() -> None:
     assert [printing.counted(n, "mask") for n in (1, 2)] == ["1 mask", "2 masks"]
+
+
+def told(tmp_path: Path, **changes: Any) -> str:
+    """Return what is printed of the plan of a text model and an image model."""
+    made = planned.make(tmp_path, **changes)
+    console = Console(file=io.StringIO(), width=160)
+    printing.plan_table(console, made, budgeting.budget(made))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_plan_names_the_neurons_of_every_site_and_what_to_know_of_the_mlp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned.documents(tmp_path)
+    planned.know(monkeypatch, {"a": planned.facts(), "m": planned.facts("masked")})
+    said = told(tmp_path, models=["a", "m"], sites=[["attn_pre_out", "mlp_mid"]])
+    assert said.count("3 x 10, mlp 3 x 20") == 2
+    assert "mlp_mid of a (relu): most values are exactly 0" in said
+    assert "mlp_mid of m (gelu): the density diverges at the function's minimum, -0.17" in said
+    assert "mlp" not in told(tmp_path, models=["a", "m"])
+
+
+def test_a_plan_says_which_methods_a_model_is_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned.documents(tmp_path)
+    planned.know(monkeypatch, {"a": planned.facts(), "m": planned.facts("masked")})
+    said = told(tmp_path, models=["a", "m"], methods=["mean", "resample(generated)"])
+    assert "resample(generated) is left out for m (masked text)" in said
+    assert "left out for a" not in said
+
+
+def spread(frame: pl.DataFrame, column: str, values: list[str]) -> pl.DataFrame:
+    return pl.concat([frame.with_columns(pl.lit(value).alias(column)) for value in values])
+
+
+def test_of_many_groups_the_first_is_told_and_the_rest_counted(
+    run: dict[str, pl.DataFrame],
+) -> None:
+    tables = [
+        spread(run[kind], "selection", ["random", "score(rms, low)", "score(rms, high)"])
+        for kind in ("cells", "summary", "curves")
+    ]
+    said = " ".join(text(*printing.summary_tables(*tables), width=100).split())
+    assert said.count("Top-1 10% held") == 4
+    assert said.count("selection random:") == 4
+    assert said.count("2 more groups of curves of this model in curves.parquet") == 4
+    assert said.count("told apart by selection") == 4
+
+
+def test_a_simultaneous_band_is_not_taken_for_a_pointwise_one(
+    run: dict[str, pl.DataFrame],
+) -> None:
+    wide = run["curves"].with_columns(band=pl.lit("simultaneous"), low=pl.lit(-99.0))
+    both = pl.concat([run["curves"], wide])
+    tables = run["cells"], run["summary"]
+    assert text(*printing.summary_tables(*tables, both)) == text(
+        *printing.summary_tables(*tables, run["curves"])
+    )
+
+
+def test_shares_that_are_not_the_usual_ones_are_told_all_the_same(
+    run: dict[str, pl.DataFrame],
+) -> None:
+    quarter = run["curves"].with_columns(pl.col("held_share") / 4)
+    few = quarter.filter(pl.col("held_share").is_in([0.0, 0.05, 0.15, 0.2]))
+    said = text(*printing.summary_tables(run["cells"], run["summary"], few), width=100)
+    for share in (" 5% held", " 15% held", " 20% held"):
+        assert said.count(share) == 4 * 2
+    assert " 0% held" not in said
+
+
+def test_of_many_declared_contrasts_only_areas_are_told_and_no_pair_crowds_out_another(
+    run: dict[str, pl.DataFrame],
+) -> None:
+    many = spread(run["contrasts"], "selection", ["random", "score(rms, low)"])
+    many = many.with_columns(p_adjusted=pl.lit(0.0321), method=pl.lit(None, pl.String))
+    undeclared = many.with_columns(declared=pl.lit(False))
+    *lines, rest = printing.contrast_lines(pl.concat([many, undeclared]))
+    assert len(lines) == printing.LINES
+    assert all("area over fractions" in line for line in lines)
+    assert all("adjusted p = 0.032, over 60 documents" in line for line in lines)
+    assert all(", selection " in line for line in lines)
+    assert {(line.split(",")[0], line.split("minus ")[1].split(",")[0]) for line in lines} == {
+        (model, b)
+        for model in ("zoo:opt", "zoo:mistral", "zoo:roberta", "zoo:vit")
+        for b in ("mean", "zero")
+    }
+    assert rest == (
+        f"contrasts.parquet has {many.height - len(lines)} more declared rows (other metrics and"
+        f" fractions) and {many.height} exploratory ones, which are not adjusted"
+    )
+
+
+def test_a_sweep_that_declared_nothing_says_what_there_is(run: dict[str, pl.DataFrame]) -> None:
+    undeclared = run["contrasts"].with_columns(declared=pl.lit(False))
+    (line,) = printing.contrast_lines(undeclared)
+    assert line.startswith("contrasts.parquet has 0 more declared rows")
+    assert list(printing.contrast_lines(undeclared.clear())) == []

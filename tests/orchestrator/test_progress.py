@@ -45,7 +45,7 @@ def test_every_event_is_a_line_of_the_story(store: Store) -> None:
         story.say("end", failures=0)
     begin, started, done, end = events(store)
     assert begin["event"] == "begin"
-    assert begin["left"] == {"prepare": 1, "collect": 0, "reduce": 0, "evaluate": 3}
+    assert begin["left"] == {"prepare": 1, "collect": 0, "reduce": 0, "learn": 0, "evaluate": 3}
     assert begin["found"] == {"prepare": 4}
     assert started["cells"] == ["call-c0", "call-c1", "call-c2"]
     assert {k: started[k] for k in ("event", "file", "stage", "label", "worker")} == {

@@ -59,12 +59,16 @@ def selection(**more: object) -> Task:
     arguments = {
         "model": "zoo:vit",
         "data_name": "digits",
-        "site": "attn_pre_out",
+        "sites": ["attn_pre_out"],
         "unit": "neuron",
-        "selection": "random",
+        "label": "random",
+        "rule": "random",
+        "parameters": {},
+        "over": "layer",
+        "basis": None,
         "seed": 0,
         "layers": 2,
-        "neurons": 8,
+        "units": [8],
     }
     return Task(
         name="order",
@@ -163,10 +167,10 @@ def test_a_task_is_done_elsewhere_if_the_node_that_wrote_its_files_is_gone(
 
 
 def test_a_task_that_raises_comes_back_as_a_value_with_its_traceback(pool: RayPool) -> None:
-    pool.submit(selection(neurons="many"))
+    pool.submit(selection(units=["many"]))
     (raised,) = wait_for(pool, 1)
     assert isinstance(raised, Raised)
-    assert "prepare.py" in raised.traceback
+    assert "selecting.py" in raised.traceback
 
 
 def test_a_killed_actor_is_lost_and_can_be_started_again(pool: RayPool, ref: ModelRef) -> None:

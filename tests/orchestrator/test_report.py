@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from orchestrator.report import report
 from orchestrator.report.activations import Activations
+from orchestrator.report.contrasts import Question, sentence
 from orchestrator.report.words import (
-    Contrast,
-    contrast_sentence,
     decimals,
     interval,
     label_name,
@@ -93,13 +92,13 @@ def test_each_declared_contrast_is_said_in_words_with_the_tables_numbers(
 ) -> None:
     said = text_of(page)
     rows = pl.read_parquet(finished / "contrasts.parquet").filter(
-        pl.col("fraction") == 0.5, pl.col("metric") == "ce"
+        pl.col("fraction").is_null(), pl.col("metric") == "ce"
     )
     assert rows.height == 2 * len(MODELS)
     for row in rows.to_dicts():
         b = {"mean": "the mean", "zero": "zero"}[row["b"]]
         pattern = (
-            rf"On {row['model']} at f = 0\.5, holding at the peak \(smooth\)"
+            rf"On {row['model']}, averaged over the share held, holding at the peak \(smooth\)"
             rf" (?:costs (\S+) nats (more|less) than holding at {b}"
             rf"|and holding at {b} can’t be told apart: the difference in CE is (\S+) nats)"
             r" \(95 % interval \[(\S+), (\S+)\] nats over (\d+) documents and (\d+) masks"
@@ -145,6 +144,7 @@ def test_every_spread_says_what_it_is(page: str) -> None:
     assert "±" not in page
     assert "s.d. over masks" in said
     assert "95 % pointwise bands" in said
+    assert "pointwise 95 % interval over documents and masks" in said
     assert "[95 % interval]" in said
 
 
@@ -152,6 +152,11 @@ def test_a_method_is_never_named_without_its_parameter(page: str) -> None:
     assert label_name("peak") == method_name("peak", '{"estimator":"smooth"}') == "peak (smooth)"
     assert label_name("peak(paper)") == "peak (paper)"
     assert label_name("resample") == "resample (dataset)"
+    assert label_name("peak(position)") == "peak (smooth, position)"
+    assert label_name("peak(paper, position)") == "peak (paper, position)"
+    assert label_name("resample(random_tokens)") == "resample (random_tokens)"
+    assert method_name("mean", '{"alpha":0.5}') == "mean (alpha=0.5)"
+    assert method_name("quantile", '{"q":0.9}') == "quantile (0.9)"
     assert method_name("zero", "{}") == "zero"
     for name in ("zero", "mean", "peak (smooth)", "peak (paper)", "resample (dataset)"):
         assert name in text_of(page)
@@ -285,41 +290,68 @@ def test_two_data_sets_of_one_model_are_two_panels(small: Path) -> None:
         other = rows.with_columns(data=pl.lit("pile"))
         pl.concat([rows, other]).write_parquet(file)
     said = text_of(report(small).read_text(encoding="utf-8"))
-    assert "On zoo:opt · stdlib at f = 0.5" in said
-    assert "On zoo:opt · pile at f = 0.5" in said
+    assert "On zoo:opt · stdlib, averaged over" in said
+    assert "On zoo:opt · pile, averaged over" in said
 
 
-def contrast(low: float | None, high: float | None, masks: int = 5) -> Contrast:
+PEAK_MEAN = Question(kind="methods", a="peak", b="mean", method="")
+
+
+def contrast(low: float | None, high: float | None, **changes: object) -> dict[str, object]:
     middle = None if low is None or high is None else (low + high) / 2
-    return Contrast(
-        a="peak",
-        b="mean",
-        fraction=0.5,
-        estimate=middle,
-        low=low,
-        high=high,
-        documents=60,
-        masks=masks,
-    )
+    ends = {"estimate": middle, "low": low, "high": high}
+    return {
+        **{"panel": "m", "method": None, "metric": "ce", "fraction": 0.5, "p_adjusted": None},
+        **{"documents": 60, "masks": 5},
+        **ends,
+        **changes,
+    }
+
+
+def contrast_sentence(ce: dict[str, object], top1: dict[str, object] | None) -> str:
+    return sentence(PEAK_MEAN, ce, top1)
 
 
 def test_a_difference_is_claimed_only_where_its_interval_leaves_zero() -> None:
-    clear = contrast_sentence("m", contrast(0.01, 0.05), contrast(-0.004, 0.001))
+    clear = contrast_sentence(contrast(0.01, 0.05), contrast(-0.004, 0.001, metric="top1"))
     assert clear.replace(NBSP, " ") == (
         "On m at f = 0.5, holding at the peak (smooth) costs 0.030 nats more than holding at the"
         " mean (95 % interval [0.010, 0.050] nats over 60 documents and 5 masks); Top-1 is 0.15"
         " points lower [−0.40, 0.10], which includes zero."
     )
-    less = contrast_sentence("m", contrast(-0.05, -0.01), None)
+    less = contrast_sentence(contrast(-0.05, -0.01), None)
     assert "costs 0.030 nats less" in less
     for unclear in (contrast(-0.01, 0.05), contrast(0.0, 0.05)):
-        assert "can’t be told apart" in contrast_sentence("m", unclear, None)
+        assert "can’t be told apart" in contrast_sentence(unclear, None)
 
 
 def test_an_interval_says_when_it_covers_one_mask_or_cannot_be_given() -> None:
-    one = contrast_sentence("m", contrast(0.01, 0.05, masks=1), None)
+    one = contrast_sentence(contrast(0.01, 0.05, masks=1), None)
     assert "over 60 documents, for one set of held neurons" in one
-    assert "no interval can be given" in contrast_sentence("m", contrast(None, None), None)
+    assert "no interval can be given" in contrast_sentence(contrast(None, None), None)
+
+
+def test_a_difference_that_does_not_survive_the_adjustment_is_not_claimed() -> None:
+    held = contrast_sentence(contrast(0.01, 0.05, fraction=None, p_adjusted=0.012), None)
+    assert "On m, averaged over the share held, holding at the peak (smooth) costs" in held
+    assert "adjusted p = 0.012" in held
+    lost = contrast_sentence(contrast(0.01, 0.05, p_adjusted=0.2), None)
+    assert "can’t be told apart" in lost
+    assert "clear of zero by itself alone; adjusted p = 0.2" in lost
+    assert "p < 0.001" in contrast_sentence(contrast(0.01, 0.05, p_adjusted=1e-7), None)
+
+
+def test_selections_and_bases_are_compared_in_words_of_their_own() -> None:
+    rule = Question(kind="selections", a="random", b="score(rms, low)", method="")
+    said = sentence(rule, contrast(0.01, 0.05, method="mean"))
+    assert "On m · mean at f = 0.5, holding units chosen at random in each layer costs" in said
+    assert "more than holding units chosen by score(rms, low)" in said
+    axes = Question(kind="axes", a="own", b="rotated 0", method="peak - mean")
+    said = sentence(axes, contrast(-0.01, 0.05, method="peak - mean"))
+    assert "peak (smooth) − mean differs not clearly between own axes and axes rotated 0" in said
+    bases = Question(kind="bases", a="own", b="rotated 0", method="")
+    said = sentence(bases, contrast(-0.05, -0.01, method="zero"))
+    assert "holding in the model’s own axes costs 0.030 nats less" in said
 
 
 def test_not_a_number_is_treated_as_absent(small: Path) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator import centres, prepare, resume
+from orchestrator import resume, values
 from orchestrator.cells import Cell
 from orchestrator.mistakes import SpecError
 from orchestrator.plan import Plan, with_cells
@@ -20,7 +21,18 @@ from orchestrator.store import Store, arrow, parquet, rows
 from orchestrator.tasks import Task
 from tests.orchestrator import planned
 
-MEANS = {"pilot", "collect", "widen", "again", "under", "recount", "merge", "merge_fixed"}
+MEANS = {
+    "pilot", "collect", "widen", "again", "under", "recount", "merge", "merge_fixed", "generate",
+    "norms", "probe", "effects",
+}  # fmt: skip
+EVERYTHING: dict[str, Any] = {
+    "models": ["a"],
+    "methods": ["mean", "noise", "optimal(steps=10)", "resample(generated)"],
+    "selections": ["random", "score(wanda, low)", "regression(masks=90)"],
+    "seeds": 1,
+    "fractions": [0.5, 1],
+}
+"""A sweep with a task of nearly every kind."""
 
 
 @pytest.fixture
@@ -37,10 +49,28 @@ def store(tmp_path: Path) -> Store:
 
 def table_of(task: Task, value: float = 0.5) -> pa.Table:
     """Return a table such as a task of this kind leaves, with made-up numbers."""
-    if task.kind == "centres":
-        return rows("centres", {"model": "a", "value": [value, 1.0]}, 2)
+    a = task.arguments
+    if task.kind in ("centres", "learn"):
+        # Of 3 layers of as many neurons as each site has.
+        many = {"attn_pre_out": 30, "mlp_mid": 60}
+        sites = a.get("sites") or [a["site"]]
+        return pa.concat_tables(
+            rows("centres", {"site": site, "value": np.full(many[site], value)}, many[site])
+            for site in sites
+        )
     if task.kind == "donors":
         return rows("donors", {"sequence": [5], "donor": [int(value * 2)], "input": [None]}, 1)
+    if task.kind == "statistics":
+        places = [(i, n) for i in range(a["start"], a["stop"]) for n in range(a["neurons"])]
+        columns = {
+            "site": a["site"],
+            "stratum": "all",
+            "layer": [layer for layer, _ in places],
+            "neuron": [neuron for _, neuron in places],
+            "mean": value,
+            "std": 1.0,
+        }
+        return rows("statistics", columns, len(places))
     return pa.table({"x": [value]})
 
 
@@ -50,22 +80,12 @@ def do(store: Store, task: Task) -> None:
         write = arrow if task.file.endswith(".arrow") else parquet
         store.commit(task.file, write(table_of(task), task.name))
         return
-    cells: dict[str, Any] = task.arguments["cells"]
-    executions = rows(
-        "executions",
-        {"cell": list(cells), "statistics_digest": [digest(store, c) for c in cells.values()]},
-        len(cells),
-    )
+    assert task.model is not None
+    facts, cells = task.model.facts, task.arguments["cells"]
+    digests = [values.digest(facts, told, store, {}) for told in cells.values()]
+    executions = rows("executions", {"cell": list(cells), "statistics_digest": digests}, len(cells))
     store.commit(task.file, parquet(pa.table({"x": [1]}), task.name))
     store.commit(task.arguments["executions"], parquet(executions, task.name))
-
-
-def digest(store: Store, arguments: dict[str, Any]) -> str:
-    if "centres" in arguments:
-        return centres.digest(store.table(arguments["centres"]))
-    if "donors" in arguments:
-        return prepare.donors_digest(store.table(arguments["donors"]))
-    return ""
 
 
 def do_all(store: Store, tasks: Iterable[Task]) -> None:
@@ -93,8 +113,11 @@ def test_of_an_empty_folder_everything_is_left(make: Callable[..., Plan], store:
     assert not left.answered
 
 
-def test_of_a_finished_folder_nothing_is_left(make: Callable[..., Plan], store: Store) -> None:
-    plan = make()
+@pytest.mark.parametrize("changes", [{}, EVERYTHING, {"basis": {"rotate": 1}}])
+def test_of_a_finished_folder_nothing_is_left(
+    make: Callable[..., Plan], store: Store, changes: dict[str, Any]
+) -> None:
+    plan = make(**changes)
     do_all(store, resume.left(plan, store).tasks)
     left = resume.left(plan, store)
     assert left.tasks == ()
@@ -103,17 +126,21 @@ def test_of_a_finished_folder_nothing_is_left(make: Callable[..., Plan], store: 
     assert (left.stale, left.broken) == ((), ())
 
 
-def test_calls_are_of_one_model_and_one_kind_and_bounded(make: Callable[..., Plan]) -> None:
-    plan = make(seeds=9)
+def test_calls_are_of_one_model_one_basis_and_one_set_of_donors_and_bounded(
+    make: Callable[..., Plan],
+) -> None:
+    seeds = {"masks": 9, "donors": 2}
+    plan = make(seeds=seeds, methods=["mean", "noise", "resample"], basis={"rotate": 0})
     calls = resume.calls(plan, plan.cells.values())
     for call in calls:
         assert call.model is not None
         held = [plan.cells[c] for c in call.cells]
-        assert {c.model for c in held} == {call.model.name}
-        assert len({c.donated for c in held}) == 1
-        most = resume.DONATED_PER_CALL if held[0].donated else resume.CONSTANTS_PER_CALL
+        assert all(c.ref == call.model for c in held)
+        assert len({c.donors for c in held}) == 1
+        most = resume.DONATED_PER_CALL if held[0].donors else resume.CONSTANTS_PER_CALL
         assert len(held) <= most
     assert sorted(c for call in calls for c in call.cells) == sorted(plan.cells)
+    assert {c.model.basis for c in calls if c.model} == {None, 0}
 
 
 def test_a_call_is_taken_apart_into_its_cells(make: Callable[..., Plan]) -> None:
@@ -163,22 +190,27 @@ def test_a_larger_sweep_asks_for_the_new_cells_alone(
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("data", {"data"}),
-        ("donors", {"donors"}),
-        ("selection", {"selection"}),
-        ("statistics", {"statistics"}),
-        ("centres", {"centres"}),
-        ("pilot", set()),
-        ("collect", set()),
-        ("recount", set()),
-        ("merge", set()),
-        ("merge_fixed", set()),
+        ("data", True),
+        ("donors", True),
+        ("selection", True),
+        ("statistics", True),
+        ("centres", True),
+        ("learn", True),
+        ("pilot", False),
+        ("collect", False),
+        ("recount", False),
+        ("merge", False),
+        ("merge_fixed", False),
+        ("generate", False),
+        ("norms", False),
+        ("probe", False),
+        ("effects", False),
     ],
 )
 def test_deleting_a_file_brings_back_exactly_its_work(
-    make: Callable[..., Plan], store: Store, kind: str, expected: set[str]
+    make: Callable[..., Plan], store: Store, kind: str, expected: bool
 ) -> None:
-    plan = make()
+    plan = make(**{**EVERYTHING, "methods": [*EVERYTHING["methods"], "peak(paper)"]})
     do_all(store, resume.left(plan, store).tasks)
     task = next(t for t in plan.tasks if t.kind == kind)
     store.delete(task.file)
@@ -201,17 +233,31 @@ def test_partials_are_made_again_when_something_that_needs_them_is_missing(
     }  # fmt: skip
 
 
+def test_what_a_selection_builds_on_is_made_again_with_it(
+    make: Callable[..., Plan], store: Store
+) -> None:
+    plan = make(**EVERYTHING)
+    do_all(store, resume.left(plan, store).tasks)
+    for task in plan.tasks:
+        if task.kind in MEANS:
+            store.delete(task.file)
+    order = next(t for t in plan.tasks if t.arguments.get("rule") == "regression")
+    store.delete(order.file)
+    again = resume.left(plan, store).tasks
+    assert [t.kind for t in again] == ["probe"] * 4 + ["effects", "selection"]
+
+
 def cut_short(store: Store, file: str) -> None:
     """Leave of a file what a crash of the whole machine may leave."""
     content = store.path(file).read_bytes()
     store.replace(file, content[: len(content) * 2 // 3])
 
 
-@pytest.mark.parametrize("kind", ["data", "donors", "selection", "statistics", "centres"])
+@pytest.mark.parametrize("kind", ["data", "donors", "selection", "statistics", "centres", "learn"])
 def test_a_file_that_was_cut_short_is_made_again(
     make: Callable[..., Plan], store: Store, kind: str
 ) -> None:
-    plan = make()
+    plan = make(methods=["mean", "resample", "optimal(steps=10)"], seeds=1)
     do_all(store, resume.left(plan, store).tasks)
     task = next(t for t in plan.tasks if t.kind == kind)
     cut_short(store, task.file)
@@ -269,8 +315,9 @@ def test_a_call_of_which_one_part_is_gone_or_cut_short_is_made_again(
 def test_whatever_is_deleted_comes_back_and_nothing_more(
     make: Callable[..., Plan], tmp_path: Path, data: st.DataObject
 ) -> None:
-    methods = ["zero", "peak", "peak(paper)", "resample"]
-    plan = make(models=["a"], methods=methods, seeds=1, fractions=[0.5])
+    methods = ["zero", "peak(paper)", "noise", "resample(generated)", "optimal(steps=10)"]
+    selections = ["random", "score(wanda, low)", "regression(masks=90)"]
+    plan = make(models=["a"], methods=methods, selections=selections, seeds=1, fractions=[0.5])
     store = Store.open(tempfile.mkdtemp(dir=tmp_path))  # one for every example
     every = resume.left(plan, store).tasks
     do_all(store, every)
@@ -296,21 +343,21 @@ def test_whatever_is_deleted_comes_back_and_nothing_more(
 
 
 def changed(plan: Plan, store: Store, kind: str) -> str:
-    """Put other numbers in the place of one centres or donors table; return its file."""
+    """Put other numbers in the place of one table of values; return its file."""
     task = next(t for t in plan.tasks if t.kind == kind)
     store.replace(task.file, parquet(table_of(task, 1.5), task.name))
     return task.file
 
 
-@pytest.mark.parametrize("kind", ["centres", "donors"])
+@pytest.mark.parametrize("kind", ["centres", "donors", "statistics", "learn"])
 def test_answers_made_with_other_numbers_are_stale(
     make: Callable[..., Plan], store: Store, kind: str
 ) -> None:
-    plan = make(models=["a"])
+    plan = make(models=["a"], methods=["zero", "mean", "resample", "noise", "optimal(steps=10)"])
     do_all(store, resume.left(plan, store).tasks)
     file = changed(plan, store, kind)
     left = resume.left(plan, store)
-    users = {n for n, c in plan.cells.items() if file in c.arguments.values()}
+    users = {n for n, c in plan.cells.items() if file in c.after}
     assert users
     assert users <= set(cells_of(left))
     in_stale_files = {
@@ -325,7 +372,7 @@ def test_a_stale_part_that_is_forgotten_is_made_again_and_then_fresh(
 ) -> None:
     plan = make(models=["a"])
     do_all(store, resume.left(plan, store).tasks)
-    changed(plan, store, "centres")
+    assert changed(plan, store, "centres")
     left = resume.left(plan, store)
     for file in left.stale:
         store.delete(file)

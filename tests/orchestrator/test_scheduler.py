@@ -21,10 +21,13 @@ COSTS = (1.0, 3.0, 1e10 / 3, 0.1)
 
 @st.composite
 def graphs(draw: st.DrawFn, between_models: bool = False) -> list[Task]:
-    """Draw tasks of two models, on the model or not, each after some of those before it."""
+    """Draw tasks of three models, on the model or not, each after some of those before it.
+
+    Two of the models have one name: one is the other in rotated axes.
+    """
     made: list[tuple[str, Task]] = []
     for i in range(draw(st.integers(1, 9))):
-        owner = draw(st.sampled_from("ab"))
+        owner = draw(st.sampled_from(["a", "b", "a'"]))
         on = owner if draw(st.booleans()) else None
         earlier = [t.name for o, t in made if o == owner or between_models]
         after = draw(st.lists(st.sampled_from(earlier), unique=True)) if earlier else []
@@ -157,7 +160,7 @@ def test_models_may_wait_for_each_other(tasks: list[Task], order: int) -> None:
 def test_a_model_that_cannot_be_loaded_takes_along_its_own_tasks_alone(
     tasks: list[Task], workers: int, order: int
 ) -> None:
-    on_it = {t.name for t in tasks if t.model is not None and t.model.name == "a"}
+    on_it = {t.name for t in tasks if t.model is not None and t.model.label == "a"}
     lost = on_it | after(tasks, on_it)
     pool = ScriptedPool(workers=workers, order=order)
     pool.unloadable = {"a"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator import specfile
 from orchestrator.mistakes import SpecError
-from orchestrator.spec import parse, resolved
+from orchestrator.spec import Plugins, parse, resolved
 
 law = settings(max_examples=40, deadline=None)
 LEAST = {"models": ["zoo:opt"], "methods": ["zero"]}
@@ -34,7 +34,11 @@ def test_only_models_and_methods_must_be_there() -> None:
     assert spec.fractions == tuple(Decimal(i) / 10 for i in range(11))
     assert spec.seeds.masks == tuple(range(10))
     assert list(spec.data) == ["stdlib", "digits"]
-    assert spec.sites == ("attn_pre_out",)
+    assert spec.sites == (("attn_pre_out",),)
+    assert (spec.units, spec.layers, spec.complement) == (("neuron",), "all", False)
+    assert [s.label for s in spec.selections] == ["random"]
+    assert spec.basis == (None,)
+    assert spec.evaluation.metrics == ("top1", "ce")
 
 
 @pytest.mark.parametrize(
@@ -54,15 +58,57 @@ def test_only_models_and_methods_must_be_there() -> None:
         ({"models": ["zoo:opt", "zoo:opt"]}, "models[1]", "stands here twice"),
         ({"methods": []}, "methods", "give at least one"),
         ({"methods": ["maen"]}, "methods[0]", "did you mean 'mean'"),
-        ({"methods": ["zero", "noise"]}, "methods[1]", "designed but not built yet"),
+        ({"methods": ["zero", "trimmed"]}, "methods[1]", "unknown method 'trimmed'"),
+        ({"methods": ["mean(alpha=0.5)", {"mean": {"alpha": 0.5}}]}, "methods[1]", "twice"),
         ({"methods": ["peak", {"peak": {"estimator": "smooth"}}]}, "methods[1]", "twice"),
         ({"fractions": [0.1, 1.2]}, "fractions", "1.2; a fraction lies between 0 and 1"),
         ({"seeds": []}, "seeds", "at least one seed"),
         ({"seeds": {"mask": 2}}, "seeds.mask", "did you mean 'masks'"),
-        ({"sites": ["mlp_mid"]}, "sites[0]", "designed but not built yet"),
-        ({"units": ["head"]}, "units[0]", "designed but not built yet"),
-        ({"selections": ["score"]}, "selections[0]", "designed but not built yet"),
-        ({"layers": [1]}, "layers", "input should be 'all'"),
+        ({"sites": ["mlp_mit"]}, "sites[0]", "did you mean 'mlp_mid'"),
+        ({"sites": []}, "sites", "give at least one"),
+        ({"units": ["heads"]}, "units[0]", "did you mean 'head'"),
+        ({"units": ["neuron", "neuron"]}, "units[1]", "stands here twice"),
+        ({"units": ["head"], "sites": ["mlp_mid"]}, "sites[0]", "mlp_mid has no heads"),
+        (
+            {"units": ["neuron", "head"], "sites": ["attn_pre_out", ["attn_pre_out", "mlp_mid"]]},
+            "sites[1]",
+            "mlp_mid has no heads",
+        ),
+        (
+            {"methods": ["resample(per_head)"], "sites": [["attn_pre_out", "mlp_mid"]]},
+            "methods[0]",
+            "draw per_layer or per_neuron",
+        ),
+        ({"selections": ["score"]}, "selections[0]", "a score must be named"),
+        ({"selections": ["random", "random(layer)"]}, "selections[1]", "stands here twice"),
+        ({"selections": []}, "selections", "give at least one"),
+        (
+            {"selections": ["score(rms, low, against=web)"]},
+            "selections[0]",
+            "no data source is named 'web'; named are: stdlib, digits",
+        ),
+        (
+            {"selections": ["regression"], "sites": [["attn_pre_out", "mlp_mid"]]},
+            "selections[0]",
+            "one site at a time",
+        ),
+        (
+            {"selections": ["regression"], "sites": ["mlp_mid", ["attn_pre_out", "mlp_mid"]]},
+            "selections[0]",
+            "one site at a time",
+        ),
+        ({"layers": [1, 1]}, "layers", "each once"),
+        ({"layers": "none"}, "layers", "expected `all`, `each`"),
+        ({"complement": "no"}, "complement", "found 'no'"),
+        ({"basis": "rotated"}, "basis", "`{rotate: 0}`"),
+        ({"evaluation": {"metrics": []}}, "evaluation.metrics", "give at least one"),
+        ({"evaluation": {"metrics": ["top5"]}}, "evaluation.metrics[0]", "found 'top5'"),
+        ({"evaluation": {"metrics": ["ce", "ce"]}}, "evaluation.metrics[1]", "twice"),
+        (
+            {"evaluation": {"positions": {"last": 0}}},
+            "evaluation.positions.last",
+            "found 0",
+        ),
         ({"name": "../up"}, "name", "pattern"),
         ({"name": False}, "name", "found False"),  # what YAML makes of `no`
         ({"data": {}}, "data", "give at least one"),
@@ -78,9 +124,16 @@ def test_only_models_and_methods_must_be_there() -> None:
             "must come from different ones",
         ),
         ({"data": data(collect={"split": "train"})}, "data.texts", "name both splits or none"),
-        ({"contrasts": [["zero", "mean"]]}, "contrasts[0]", "'mean' is not among"),
+        ({"contrasts": [["zero", "mean"]]}, "contrasts[0]", "'mean' is not in this sweep"),
         ({"contrasts": [["zero", "zero"]]}, "contrasts[0]", "contrasted with itself"),
         ({"contrasts": [["zero"]]}, "contrasts[0][1]", "must be given"),
+        ({"contrasts": [["zero", "random"]]}, "contrasts[0]", "not of one kind"),
+        ({"contrasts": [["own", "rotated 0"]]}, "contrasts[0]", "'rotated 0' is not in this sweep"),
+        (
+            {"contrasts": [["random", "score(rms, low)"]]},
+            "contrasts[0]",
+            "is not in this sweep (methods: zero; selections: random; bases: own)",
+        ),
         ({"statistics": {"bins": 100}}, "statistics.bins", "found 100"),
         ({"statistics": {"shards": 65}}, "statistics.shards", "found 65"),
         ({"evaluation": {"batch_tokens": "many"}}, "evaluation.batch_tokens", "found 'many'"),
@@ -99,10 +152,10 @@ def test_a_mistake_is_named_with_its_path_and_what_to_do(
 def test_all_mistakes_of_one_file_are_listed_together() -> None:
     found = mistakes(
         models=["zoo:opt", {"id": "x", "dtype": "int8"}],
-        methods=["maen", "median"],
+        methods=["maen", "quantile"],
         fractions=[1.2],
         seeds=[],
-        sites=["mlp_mid"],
+        sites=["mlp_mit"],
         colour="blue",
         data=data(collect={"sequences": 0}, evaluate={"splt": "test"}),
     )
@@ -176,7 +229,14 @@ names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True)
 positive = st.integers(1, 10**6)
 seed_lists = st.lists(st.integers(0, 2**31), min_size=1, max_size=3, unique=True)
 spelled = st.sampled_from(
-    ["zero", "mean", "peak", "peak(paper)", "resample", {"peak": {"estimator": "paper"}}]
+    [
+        "zero", "mean", "mean(alpha=0.5)", "peak", "peak(paper)", "resample", "quantile(0.9)",
+        "resample(generated, per_head)", "noise", "optimal(shared, steps=3)",
+        {"peak": {"estimator": "paper"}},
+    ]
+)  # fmt: skip
+selected = st.sampled_from(
+    ["random", "random(global)", "score(rms, low)", "explicit(a.npy)", "regression(masks=9)"]
 )
 
 
@@ -214,6 +274,12 @@ specs = st.fixed_dictionaries(
             max_size=2,
         ),
         "statistics": st.just({"bins": 64, "shards": 3}),
+        "units": st.sampled_from([["neuron"], ["head"], ["neuron", "head"]]),
+        "selections": st.lists(selected, min_size=1, max_size=3, unique=True),
+        "layers": st.sampled_from(["all", "each", [0], [2, 1]]),
+        "complement": st.booleans(),
+        "basis": st.sampled_from(["own", {"rotate": 0}, {"rotate": [1, 2]}]),
+        "evaluation": st.just({"metrics": ["kl", "ce"], "positions": {"last": 3}}),
         "cluster": st.fixed_dictionaries({"workers": positive}),
     },
 )
@@ -225,6 +291,131 @@ def test_a_resolved_spec_reads_back_as_the_same_spec(raw: dict[str, Any]) -> Non
     spec = parse(raw)
     text = yaml.safe_dump(resolved(spec), sort_keys=False, allow_unicode=True)
     assert parse(yaml.safe_load(text)) == spec
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sites": ["mlp_mid", ["mlp_mid", "attn_pre_out"]], "methods": ["noise", "marginal"]},
+        {"selections": [{"score": {"by": "rms", "first": "low", "again": "each_fraction"}}]},
+        {"statistics": {"mode": "per_fraction", "strata": ["position"]}},
+        {"selections": ["random", "random(global)"], "contrasts": [["random", "random(global)"]]},
+        {"basis": {"rotate": 3}, "contrasts": [["own", "rotated 3"]]},
+    ],
+)
+def test_what_is_held_reads_back_as_the_same(changes: dict[str, Any]) -> None:
+    spec = parse({**LEAST, **changes})
+    assert parse(yaml.safe_load(yaml.safe_dump(resolved(spec)))) == spec
+
+
+PLUGINS: Plugins = {"trimmed": ("constant", {"share": 0.1}), "clipped": ("replacing", {})}
+
+
+def test_a_spec_with_plug_ins_reads_back_where_they_are_known_and_nowhere_else() -> None:
+    raw = {**LEAST, "methods": ["trimmed(share=0.2)", "clipped"]}
+    spec = parse(raw, PLUGINS)
+    assert [m.plugin for m in spec.methods] == ["constant", "replacing"]
+    assert parse(resolved(spec), PLUGINS) == spec
+    with pytest.raises(SpecError, match="unknown method 'trimmed'"):
+        parse(resolved(spec))
+
+
+@pytest.mark.parametrize(
+    ("written", "pair"),
+    [
+        (["peak(smooth)", "resample(dataset)"], ("peak", "resample")),
+        (["random(layer)", "score(low, rms)"], ("random", "score(rms, low)")),
+        (["rotated 0", "own"], ("rotated 0", "own")),
+        (["trimmed", "peak"], ("trimmed", "peak")),
+    ],
+)
+def test_a_contrast_names_its_arms_by_any_of_their_spellings(
+    written: list[str], pair: tuple[str, str]
+) -> None:
+    raw = {
+        **LEAST,
+        "methods": ["peak", "resample", "trimmed"],
+        "selections": ["random", "score(rms, low)"],
+        "basis": {"rotate": 0},
+        "contrasts": [written],
+    }
+    assert parse(raw, PLUGINS).contrasts == (pair,)
+
+
+AGAIN = {"mode": "per_fraction"}
+ITERATIVE = ["score(rms, low, each_fraction)"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "said"),
+    [
+        ({"methods": ["mean(position)"]}, "methods[0]", "add `position` to"),
+        ({"statistics": AGAIN, "methods": ["peak(paper)"]}, "methods[0]", "mode: one_shot"),
+        ({"statistics": AGAIN, "methods": ["optimal"]}, "methods[0]", "mode: one_shot"),
+        ({"statistics": AGAIN, "methods": ["trimmed"]}, "methods[0]", "mode: one_shot"),
+        (
+            {"statistics": {**AGAIN, "strata": ["position"]}, "methods": ["mean(position)"]},
+            "methods[0]",
+            "mode: one_shot",
+        ),
+        ({"statistics": AGAIN, "layers": [0]}, "layers", "all layers and no complement"),
+        ({"statistics": AGAIN, "layers": "each"}, "layers", "`statistics.mode` goes with"),
+        ({"statistics": AGAIN, "complement": True}, "complement", "`statistics.mode` goes with"),
+        (
+            {"statistics": AGAIN, "sites": [["attn_pre_out", "mlp_mid"]]},
+            "sites",
+            "`statistics.mode` goes with one site",
+        ),
+        ({"selections": ITERATIVE, "layers": [0]}, "layers", "scored again goes with"),
+        ({"selections": ITERATIVE, "complement": True}, "complement", "scored again goes with"),
+        (
+            {"selections": ITERATIVE, "sites": [["attn_pre_out", "mlp_mid"]]},
+            "sites",
+            "scored again goes with one site",
+        ),
+        (
+            {"selections": ITERATIVE, "statistics": {"mode": "layers_in_sequence"}},
+            "statistics.mode",
+            "go with the modes one_shot and per_fraction",
+        ),
+        *(
+            (
+                {"selections": ["random", *ITERATIVE], "methods": ["zero", other]},
+                "selections[1]",
+                "one whole constant per neuron, which",
+            )
+            for other in ("resample", "noise", "optimal", "nearest_peak", "clipped")
+        ),
+        (
+            {
+                "selections": ITERATIVE,
+                "methods": ["mean(position)"],
+                "statistics": {"strata": ["position"]},
+            },
+            "selections[0]",
+            "which mean(position) is not",
+        ),
+        (
+            {"selections": ITERATIVE, "methods": ["zero(alpha=0.5)"]},
+            "selections[0]",
+            "which zero(alpha=0.5) is not",
+        ),
+        ({"statistics": AGAIN, "methods": ["mean(alpha=0.5)"]}, "methods[0]", "mode: one_shot"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    changes: dict[str, Any], path: str, said: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse({**LEAST, **changes}, PLUGINS)
+    found = {m.path: m.message for m in caught.value.mistakes}
+    assert list(found) == [path]
+    assert said in found[path]
+
+
+def test_zero_needs_no_statistics_so_it_goes_with_every_mode() -> None:
+    raw = {**LEAST, "methods": ["zero", "zero(alpha=0.5)"], "statistics": AGAIN}
+    assert len(parse(raw).methods) == 2
 
 
 def read(folder: Path, content: str | bytes) -> object:
@@ -276,3 +467,10 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         specfile.raw(tmp_path / "none.yaml")
     with pytest.raises(SpecError, match="Is a directory"):
         specfile.raw(tmp_path)
+
+
+def test_bits_per_byte_need_every_position(tmp_path: Path) -> None:
+    some = {"metrics": ["ce", "bits_per_byte"], "positions": {"last": 1}}
+    with pytest.raises(SpecError, match=r"evaluation.metrics\[1\]: bits_per_byte divides by all"):
+        parse({**LEAST, "evaluation": some})
+    assert parse({**LEAST, "evaluation": {"metrics": ["ce", "bits_per_byte"]}})

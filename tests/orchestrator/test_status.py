@@ -222,7 +222,7 @@ def test_at_any_moment_the_counts_add_up_to_the_plan(tmp_path: Path, data: st.Da
     told(store, story[: data.draw(st.integers(0, len(story)))])  # killed while writing
     with locked(store):
         found = status(store.root)
-    assert [s.stage for s in found.stages] == list(STAGES)
+    assert [s.stage for s in found.stages] == [s for s in STAGES if s != "learn"]  # none of it
     totals = {s.stage: s.done + s.running + s.missing + s.failed for s in found.stages}
     assert totals == {"prepare": 2, "collect": 1, "reduce": 3, "evaluate": 6}
 

@@ -9,7 +9,6 @@ Shapes: L layers, N neurons of one hookpoint, S sequences, T positions, D output
 
 import copy
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +20,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.workers import tiny
+from tests.workers.cells import held_at
 from tests.workers.holding import (
     Held,
     bits,
     difference,
     hooked_at,
     hooks_left,
+    plainly,
     projections,
-    random_by_position,
     random_held,
     random_values,
 )
 from workers import ablation, folding, hooks
-from workers.ablation import AblationError, ablated, checked_by_hook, folded
+from workers.ablation import (
+    AblationError,
+    ablated,
+    checked_by_hook,
+    entered,
+    folded,
+    folds,
+    prepare_folds,
+)
 from workers.loading import Model
-from workers.messages import CellOrder
+from workers.messages import SITES, CellOrder, Constant, Hold, Site
 
 CLOSE = {"float32": 1e-5, "bfloat16": 5e-2}
 
@@ -48,8 +56,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tiny")
 
 
-def order(held: Held, values: NDArray[np.float64] | None) -> CellOrder:
-    return CellOrder(cell="c", site="attn_pre_out", held=held, values=values, donors=None)
+def order(held: Held, values: NDArray[np.float64]) -> CellOrder:
+    hold = Hold(site="attn_pre_out", held=held, value=Constant(values=values))
+    return CellOrder(cell="c", holds=(hold,))
+
+
+def at_both(model: Model, share: float, alpha: float) -> CellOrder:
+    """Return a cell that holds a share of the neurons of both sites, softly."""
+    return held_at(model, "constant", share, sites=SITES, alpha=alpha)
 
 
 @dtypes
@@ -159,11 +173,40 @@ def test_a_notebook_holds_masked_neurons_given_as_numpy_or_torch(
         ablated(model, masks.astype(np.int64), values).__enter__()
 
 
-def test_constants_by_position_do_not_fold(home: Path) -> None:
-    model = tiny.shared("opt", home)
-    told = order(random_held(model, 0.5), random_by_position(model, 2))
-    with pytest.raises(ValueError, match="Cell c has constants for buckets of positions, 2 of"):
-        checked_by_hook(model, tiny.batch(model, [0]), replace(told, starts=(0, 5)))
+@families
+@given(alpha=st.floats(0.001, 0.999), share=st.sampled_from([0.1, 0.5, 1.0]))
+@settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_soft_mixtures_at_both_sites_fold_as_they_hook_and_are_undone(
+    name: str, home: Path, alpha: float, share: float
+) -> None:
+    model = tiny.shared(name, home)
+    told, before = at_both(model, share, alpha), bits(model)
+    batch = tiny.batch(model, [0, 3])  # no padding, which a fold holds and a hook leaves
+    with plainly(model, told, batch, {}):
+        by_hook = hooks.logits(model, batch)
+    with entered(prepare_folds(model, told)) as proof:
+        by_fold = hooks.logits(model, batch)
+    assert difference(by_fold, by_hook) < CLOSE["float32"]
+    assert proof.told == proof.held == sum(len(held_H) for h in told.holds for held_H in h.held)
+    assert bits(model) == before
+    assert hooks_left(model) == 0
+
+
+def test_only_constants_fold_and_soft_mixtures_of_them_only_in_float32(home: Path) -> None:
+    model = tiny.model("opt", home, "bfloat16")
+    soft, whole = at_both(model, 0.5, 0.5), at_both(model, 0.5, 1.0)
+    assert folds(whole, torch.bfloat16)
+    assert folds(soft, torch.float32)
+    assert not folds(soft, torch.bfloat16)
+    assert not folds(held_at(model, "by_position"), torch.float32)
+    assert folds(CellOrder(cell="bare"), torch.bfloat16)
+    said = r"Cell constant-.* holds Constant at a share of 0.5 in torch.bfloat16, and only"
+    with pytest.raises(ValueError, match=said):
+        prepare_folds(model, soft)
+    with pytest.raises(ValueError, match="holds ByPosition at a share of 1 in"):
+        checked_by_hook(model, tiny.batch(model, [0]), held_at(model, "by_position"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -176,24 +219,30 @@ def test_the_check_by_a_plain_hook_passes_for_every_family(
     for share in (0.1, 1.0):
         told = order(random_held(model, share), random_values(model))
         assert 0 <= checked_by_hook(model, batch, told) <= ablation.TOLERANCE[model.dtype]
+        for alpha in (0.3, 1.0) if dtype == "float32" else (1.0,):
+            joint = at_both(model, share, alpha)
+            assert 0 < checked_by_hook(model, batch, joint) <= ablation.TOLERANCE[model.dtype]
     assert bits(model) == before
     assert hooks_left(model) == 0
 
 
-@dtypes
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize(("dtype", "alpha"), [("float32", 1), ("float32", 0.6), ("bfloat16", 1)])
 def test_the_check_by_a_plain_hook_finds_a_wrong_offset(
-    dtype: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str, alpha: float, site: Site, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, right = tiny.model("roberta", home, dtype), folding._part
+    told = at_both(model, 0.5, alpha)
+    wide = dict(zip(SITES, (32, 48), strict=True))[site]
 
     def wrong(
         layer: int, projection: nn.Linear, held_H: NDArray[np.int64], values_N: NDArray[np.float64]
     ) -> object:
-        return right(layer, projection, held_H, values_N * 1.2)
+        off = 1.3 if layer == 1 and len(values_N) == wide else 1
+        return right(layer, projection, held_H, values_N * off)
 
     monkeypatch.setattr(folding, "_part", wrong)
-    told = order(random_held(model, 0.5), random_values(model))
-    with pytest.raises(AblationError, match=r"Layer 0 .* fold and plain hook differ"):
+    with pytest.raises(AblationError, match=rf"Layer 1 at {site}, .*fold and plain hook differ"):
         checked_by_hook(model, tiny.batch(model, [0, 1]), told)
 
 

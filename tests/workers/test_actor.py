@@ -13,8 +13,11 @@ from tests.workers import tiny
 from workers import collect, hooks
 from workers.actor import NoModelError, Replica
 from workers.evaluate import evaluate
+from workers.generating import generate
+from workers.learn import Place, learn
 from workers.loading import CheckpointError, load
-from workers.messages import Batch, CellOrder, Counted, ModelRef
+from workers.messages import Batch, CellOrder, Constant, Counted, Hold, ModelRef
+from workers.weights import column_norms
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +33,12 @@ def replica(opt: ModelRef) -> Replica:
 
 
 def half_at_zero(layers: int, neurons: int) -> CellOrder:
-    return CellOrder(
-        cell="zero",
+    hold = Hold(
         site="attn_pre_out",
         held=(np.arange(0, neurons, 2),) * layers,
-        values=np.zeros((layers, neurons)),
-        donors=None,
+        value=Constant(values=np.zeros((layers, neurons))),
     )
+    return CellOrder(cell="half at zero", holds=(hold,))
 
 
 def two(replica: Replica) -> list[Batch]:
@@ -131,6 +133,31 @@ def test_a_failed_load_does_not_leave_the_old_model_behind(replica: Replica, opt
         replica.load(replace(opt, folder=str(Path(opt.folder) / "nowhere")))
     with pytest.raises(NoModelError):
         _ = replica.model
+
+
+def test_a_replica_tries_its_model_and_weighs_and_writes_as_the_library_does(
+    replica: Replica, opt: ModelRef
+) -> None:
+    model, batch = load(opt), two(replica)[0]
+    tried = replica.canaries(batch, ["attn_pre_out", "mlp_mid"])
+    assert tried.hookpoints == 2 * opt.facts.layers
+    assert equal(replica.norms("mlp_mid"), column_norms(model, "mlp_mid"))
+    prompts, numbers = [np.array([1]), np.array([2])], np.array([5, 6])
+    texts = replica.generate(prompts, [4, 6], seed=3, sequence=numbers)
+    direct = generate(model, prompts, [4, 6], seed=3, sequence_S=numbers)
+    assert [t.tolist() for t in texts] == [t.tolist() for t in direct]
+
+
+def test_a_replica_learns_as_the_library_does(replica: Replica, opt: ModelRef) -> None:
+    layers, neurons = opt.facts.layers, opt.facts.neurons
+    place = Place(site="attn_pre_out", held=(np.arange(neurons),) * layers)
+    zero, one = np.zeros((layers, neurons)), np.ones((layers, neurons))
+    how = {"scales": [one], "steps": 2, "lr": 0.1, "every": 1, "seed": 0, "logits_bytes": 1 << 20}
+    fit, check = two(replica)[:1], two(replica)[1:]
+    mine = replica.learn(fit, check, [[place]], {"zero": [zero]}, **how)
+    direct = learn(load(opt), fit, check, [place], {"zero": [zero]}, **how)
+    assert np.array_equal(mine.values[0], direct.values[0])
+    assert mine.check_loss == direct.check_loss <= mine.start_loss
 
 
 def test_a_replica_describes_what_it_computes_with(replica: Replica) -> None:

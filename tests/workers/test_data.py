@@ -3,6 +3,8 @@
 Shapes: S sequences, T positions, H x W x C pixels.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,6 +25,7 @@ def texts(lengths: list[int]) -> Sequences:
         sequence=10 + 3 * np.arange(len(lengths)),
         inputs=tuple(rng.integers(5, VOCABULARY, n) for n in lengths),
         targets=tuple(rng.integers(5, VOCABULARY, n) for n in lengths),
+        marks=tuple(rng.integers(1, 4, n).astype(np.uint8) for n in lengths),
     )
 
 
@@ -31,9 +34,11 @@ def test_every_text_is_in_one_batch_padded_on_the_right_within_the_size(
     lengths: list[int], tokens: int
 ) -> None:
     sequences = texts(lengths)
+    assert sequences.marks is not None
     seen = []
     for batch in batches(sequences, tokens=tokens, pad=1):
         assert batch.attended is not None
+        assert batch.marks is not None
         assert batch.inputs.size <= tokens
         assert batch.inputs.shape == batch.targets.shape == batch.attended.shape
         assert batch.attended.any(axis=0).all()  # no wider than its longest
@@ -45,8 +50,15 @@ def test_every_text_is_in_one_batch_padded_on_the_right_within_the_size(
             assert batch.targets[s, :n].tolist() == sequences.targets[i].tolist()
             assert (batch.inputs[s, n:] == 1).all()
             assert (batch.targets[s, n:] == NOT_SCORED).all()
+            assert batch.marks[s, :n].tolist() == sequences.marks[i].tolist()
+            assert not batch.marks[s, n:].any()
             assert batch.attended[s].tolist() == [True] * n + [False] * (len(batch.attended[s]) - n)
     assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_texts_without_marks_make_batches_without() -> None:
+    bare = replace(texts([4, 2]), marks=None)
+    assert [batch.marks for batch in batches(bare, tokens=12)] == [None]
 
 
 def test_texts_go_by_length_and_then_by_number() -> None:
@@ -70,6 +82,7 @@ def test_images_are_grouped_by_the_positions_they_become() -> None:
     made = batches(images, tokens=11, positions_each=5)
     assert [batch.sequence.tolist() for batch in made] == [[0, 1], [2, 3], [4]]
     assert made[0].attended is None
+    assert made[0].marks is None
     assert made[0].inputs.dtype == np.uint8
     assert np.array_equal(made[1].inputs[0], images.inputs[2])
     assert made[1].targets.tolist() == [[2], [3]]

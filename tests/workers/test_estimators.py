@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.workers.counted import bits, count, recount
-from workers.estimators import half_sample, paper, smooth
+from workers.estimators import half_sample, smooth
 from workers.histogram import Histogram, merge
+from workers.published import paper
 from workers.windows import Windows
 
 law = settings(max_examples=50, deadline=None)

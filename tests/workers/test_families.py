@@ -49,6 +49,13 @@ def test_a_configuration_without_an_architecture_is_refused(config: dict[str, ob
         family_of(config)
 
 
+def test_every_row_says_where_values_are_made() -> None:
+    for family in FAMILIES:
+        inside, _, own = family.values.rpartition(".")
+        assert inside, family.name  # something must hold it, to be looked through for a norm
+        assert own not in family.harmless
+
+
 def test_no_two_rows_claim_one_name() -> None:
     names = [family.name for family in FAMILIES]
     architectures = [name for family in FAMILIES for name in family.architectures]

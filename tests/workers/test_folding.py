@@ -24,8 +24,9 @@ from tests.workers.holding import (
     random_values,
 )
 from workers import folding, hooks
-from workers.ablation import AblationError, folded, prepare_fold
-from workers.messages import CellOrder
+from workers.ablation import AblationError, folded
+from workers.folding import Fold
+from workers.loading import Model
 
 families = pytest.mark.parametrize("name", tiny.NAMES)
 dtypes = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -36,8 +37,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tiny")
 
 
-def order(held: Held, values: NDArray[np.float64] | None) -> CellOrder:
-    return CellOrder(cell="c", site="attn_pre_out", held=held, values=values, donors=None)
+def prepared(model: Model, held: Held, values: NDArray[np.float64], share: float = 1.0) -> Fold:
+    return Fold(lambda: hooks.projections(model, "attn_pre_out"), held, values, share)
 
 
 @dtypes
@@ -46,7 +47,7 @@ def test_leaving_restores_every_bit_also_after_an_error(name: str, dtype: str, h
     model = tiny.model(name, home, dtype)
     hooks.projections(model, "attn_pre_out")[0].weight.data[0, :3] = -0.0
     before, had_bias = bits(model), [p.bias is not None for p in projections(model)]
-    fold = prepare_fold(model, order(random_held(model, 0.5), random_values(model)))
+    fold = prepared(model, random_held(model, 0.5), random_values(model))
     for _ in range(3):
         with fold:
             assert bits(model) != before
@@ -73,7 +74,7 @@ def test_what_was_loaded_is_never_written_to_and_cloned_only_once(home: Path) ->
     assert projection.bias is not None
     loaded = [projection.weight.data, projection.bias.data]  # the pages that others may share
     copies, addresses = [tensor.clone() for tensor in loaded], []
-    fold = prepare_fold(model, order(random_held(model, 0.5), random_values(model)))
+    fold = prepared(model, random_held(model, 0.5), random_values(model))
     for _ in range(2):
         with fold:
             addresses.append((projection.weight.data_ptr(), projection.bias.data_ptr()))
@@ -141,7 +142,7 @@ def test_a_bias_that_went_elsewhere_is_refused(home: Path, monkeypatch: pytest.M
 def test_a_module_swapped_after_preparing_is_the_one_that_is_folded(home: Path) -> None:
     model = tiny.model("opt", home)
     held, values, batch = random_held(model, 0.5), random_values(model), tiny.batch(model, [0])
-    fold = prepare_fold(model, order(held, values))
+    fold = prepared(model, held, values)
     attention = model.module.get_submodule("model.decoder.layers.1.self_attn")
     attention.out_proj = copy.deepcopy(attention.out_proj)
     with hooked_at(model, held, values):
@@ -183,13 +184,13 @@ def test_an_offset_that_one_layer_never_added_is_refused() -> None:
 def test_a_second_fold_of_the_same_projections_is_refused(home: Path) -> None:
     model = tiny.model("opt", home)
     held, values = random_held(model, 0.5), random_values(model)
-    prepared = prepare_fold(model, order(held, values))
+    fold = prepared(model, held, values)
     with folded(model, "attn_pre_out", held, values):
         with pytest.raises(AblationError, match="folded already"):
-            prepare_fold(model, order(held, values))
+            prepared(model, held, values)
         with pytest.raises(AblationError, match="folded already"):
-            prepared.__enter__()
-    with prepared as proof:
+            fold.__enter__()
+    with fold as proof:
         assert proof.held == proof.told
 
 
@@ -225,15 +226,74 @@ def test_orders_that_do_not_fit_are_refused(
         values[1, 3] = spoil
         values[1, 4] = np.nan  # not held, so nobody's concern
     with pytest.raises(ValueError, match=said):
-        prepare_fold(model, order((empty, np.array(held), empty), values))
+        prepared(model, (empty, np.array(held), empty), values)
 
 
-def test_orders_of_another_shape_or_without_values_are_refused(home: Path) -> None:
+def test_orders_of_another_shape_are_refused(home: Path) -> None:
     model = tiny.shared("opt", home)
     held, values = random_held(model, 0.5), random_values(model)
     with pytest.raises(ValueError, match=r"\(3, 31\).* 3 layers of 32 neurons"):
-        prepare_fold(model, order(held, values[:, :-1]))
+        prepared(model, held, values[:, :-1])
     with pytest.raises(ValueError, match="held in 2 layers"):
-        prepare_fold(model, order(held[:2], values))
-    with pytest.raises(ValueError, match="no values"):
-        prepare_fold(model, order(held, None))
+        prepared(model, held[:2], values)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.25, 0.999])
+@families
+def test_a_soft_mixture_scales_the_columns_and_is_undone_to_the_bit(
+    name: str, share: float, home: Path
+) -> None:
+    model = tiny.model(name, home)
+    held, values, batch = random_held(model, 0.5), random_values(model), tiny.batch(model, [0])
+    hooks.projections(model, "attn_pre_out")[0].weight.data[0, :3] = -0.0
+    before, saved = bits(model), [p.weight.clone() for p in projections(model)]
+    biases = [None if p.bias is None else p.bias.clone() for p in projections(model)]
+    fold = prepared(model, held, values, share)
+    for _ in range(2):
+        with fold as proof:
+            for layer, projection in enumerate(projections(model)):
+                expected_DN = saved[layer].double()
+                expected_DN[:, held[layer]] *= 1 - share
+                assert torch.allclose(projection.weight.double(), expected_DN, rtol=1e-6, atol=0)
+                constant_N = torch.zeros(expected_DN.shape[1]).double()
+                constant_N[held[layer]] = torch.from_numpy(values[layer, held[layer]])
+                added_D = share * (saved[layer].double() @ constant_N)
+                was_D = 0 if (bias := biases[layer]) is None else bias.double()
+                assert torch.allclose(projection.bias.double(), was_D + added_D, atol=1e-6)
+            hooks.logits(model, batch)
+        assert proof.told == proof.held == sum(map(len, held))
+    assert bits(model) == before
+    assert [p.bias is None for p in projections(model)] == [b is None for b in biases]
+
+
+def test_a_soft_mixture_that_touched_only_a_copy_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.model("opt", home)
+    projections(model)[0].weight.data[:, [3, 4]] = 0  # these are as they should be in any case
+    before = bits(model)
+    monkeypatch.setattr(
+        folding, "_own", lambda projection, name: getattr(projection, name).detach().clone()
+    )
+    held = (np.array([3, 4, 5]), np.array([7]), np.empty(0, np.int64))
+    with pytest.raises(AblationError, match=r"Layer 0: 3 columns .* read back .*, 2 are \(not the"):
+        prepared(model, held, random_values(model), 1e-4).__enter__()
+    assert bits(model) == before
+
+
+def test_columns_that_were_zero_before_count_as_held_in_a_soft_mixture_too(home: Path) -> None:
+    model = tiny.model("opt", home)
+    projections(model)[0].weight.data[:, [3, 4, 9]] = 0
+    held = (np.array([3, 4, 5]), np.array([7]), np.empty(0, np.int64))
+    with prepared(model, held, random_values(model), 0.5) as proof:
+        pass
+    assert (proof.told, proof.held, proof.zero_before) == (4, 4, 2)
+
+
+def test_below_float32_a_soft_mixture_cannot_pass_for_folded(home: Path) -> None:
+    model = tiny.model("opt", home, "bfloat16")
+    before = bits(model)
+    with pytest.raises(AblationError, match="not the right ones"):
+        prepared(model, random_held(model, 0.5), random_values(model), 0.3).__enter__()
+    assert bits(model) == before
+    assert hooks_left(model) == 0

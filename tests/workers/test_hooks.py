@@ -342,6 +342,39 @@ def test_grey_images_are_fed_as_one_channel(library_: str, tmp_path: Path) -> No
     assert torch.allclose(logits(model, batch), expected, atol=1e-5)
 
 
+@families
+@sites
+def test_what_is_put_in_can_be_learned_and_nothing_else_is_remembered(
+    name: str, site: Site, made: Callable[[str], Model]
+) -> None:
+    model = made(name)
+    batch = batch_for(model)
+    neurons = projections(model, site)[0].in_features
+    constant_N = torch.full((neurons,), 0.3, requires_grad=True)
+
+    def put_in(layer: int, x_STN: Tensor) -> Tensor:
+        return constant_N.expand_as(x_STN) if layer == 1 else x_STN
+
+    def answer(grad: bool) -> Tensor:
+        with replacing(model, site, put_in):
+            return scores(model, hidden(model, batch, grad), grad)
+
+    for outside in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+        with outside():
+            logits_MV = answer(grad=True)
+        constant_N.grad, value = None, logits_MV.square().mean()
+        value.backward()
+        assert constant_N.grad is not None
+        size = constant_N.grad.norm().item()
+        with torch.no_grad():
+            constant_N += 1e-3 / size * constant_N.grad
+            higher = answer(grad=False).square().mean()
+            constant_N -= 1e-3 / size * constant_N.grad
+        assert higher.item() - value.item() == pytest.approx(1e-3 * size, rel=0.1)
+    assert not answer(grad=False).requires_grad
+    assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters())
+
+
 def test_images_given_to_a_text_model_are_refused(made: Callable[[str], Model]) -> None:
     images = tiny.batch(made("vit"), [0])
     with pytest.raises(ValueError, match="is a text model and was given images"):

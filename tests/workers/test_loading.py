@@ -63,6 +63,9 @@ def test_the_facts_are_those_of_the_module(name: str, home: Path) -> None:
     assert 0 < file.stat().st_size - found.bytes < 10_000  # the header takes the rest
     assert (found.layers, found.heads, found.d_model) == (3, 4, 32)
     assert found.d_head == (12 if name == "mistral" else 8)
+    assert found.kv_heads == (2 if name == "mistral" else 4)
+    assert found.d_mlp == (128 if name == "timm-vit" else 48)
+    assert found.activation == {"opt": "relu", "mistral": "silu"}.get(name, "gelu")
     image = name in {"vit", "timm-vit"}
     assert found.vocabulary == (tiny.CLASSES if image else tiny.VOCABULARY)
     assert found.window == (17 if image else tiny.WINDOW)
@@ -221,7 +224,10 @@ PLANNED = ModelFacts(
     layers=3,
     heads=4,
     d_head=8,
+    kv_heads=4,
     d_model=32,
+    d_mlp=48,
+    activation="relu",
     vocabulary=tiny.VOCABULARY,
     window=tiny.WINDOW,
     image=None,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.messages import NOT_SCORED
-from workers.metrics import score
+from workers.messages import MASKED, NOT_SCORED, RARE
+from workers.metrics import Sums, score
 
 S, T, D, V = 3, 5, 4, 23
 
@@ -141,3 +141,159 @@ def test_half_precision_logits_are_scored_in_single_precision() -> None:
     )
     exact = torch.log_softmax(logits_MV.double(), dim=1)[torch.arange(4), target_M[0]]
     assert sums.loss[0] == pytest.approx(-exact.sum().item(), rel=1e-6)
+
+
+def marked(seed: int) -> tuple[Tensor, Tensor, NDArray[np.int64], NDArray[np.uint8]]:
+    """Return what `drawn` does, and marks (S, T)."""
+    hidden_STD, head_VD, targets_ST = drawn(seed)
+    marks_ST = np.random.default_rng(seed + 1).integers(0, 4, (S, T)).astype(np.uint8)
+    return hidden_STD, head_VD, targets_ST, marks_ST
+
+
+@given(st.integers(0, 1000), st.integers(1, S * T + 2))
+@settings(deadline=None)
+def test_marked_positions_have_sums_of_their_own_whatever_the_budget(seed: int, rows: int) -> None:
+    hidden_STD, head_VD, targets_ST, marks_ST = marked(seed)
+
+    def sums(targets_ST: NDArray[np.int64], **asked: NDArray[np.uint8] | bool) -> Sums:
+        return score(
+            lambda hidden_MD: hidden_MD @ head_VD.T,
+            hidden_STD,
+            targets_ST,
+            vocabulary=V,
+            budget=4 * V * rows,
+            **asked,  # type: ignore[arg-type]
+        )
+
+    found = sums(targets_ST, marks_ST=marks_ST, masked=True)
+    rare = sums(np.where(marks_ST & RARE, targets_ST, NOT_SCORED))
+    mask = sums(np.where(marks_ST & MASKED, targets_ST, NOT_SCORED))
+    assert np.array_equal(found.tokens_rare, rare.tokens)
+    assert np.array_equal(found.top1_rare, rare.top1)
+    assert np.array_equal(found.tokens_mask, mask.tokens)
+    assert np.array_equal(found.top1_mask, mask.top1)
+    assert found.loss_mask == pytest.approx(mask.loss, rel=1e-6)
+    bare = sums(targets_ST)
+    assert np.array_equal(found.top1, bare.top1)
+    assert np.array_equal(found.loss, bare.loss)
+
+
+def test_what_does_not_apply_is_none() -> None:
+    hidden_STD, head_VD, targets_ST, marks_ST = marked(3)
+
+    def absent(**asked: NDArray[np.uint8] | Tensor | bool) -> set[str]:
+        sums = score(
+            lambda hidden_MD: hidden_MD @ head_VD.T,
+            hidden_STD,
+            targets_ST,
+            vocabulary=V,
+            budget=1 << 20,
+            **asked,  # type: ignore[arg-type]
+        )
+        return {name for name in Sums.__slots__ if getattr(sums, name) is None}
+
+    rare, mask = {"tokens_rare", "top1_rare"}, {"tokens_mask", "top1_mask", "loss_mask"}
+    assert absent() == rare | mask | {"kl"}
+    assert absent(marks_ST=marks_ST) == mask | {"kl"}
+    assert absent(marks_ST=marks_ST, masked=True) == {"kl"}
+    assert absent(bare_STD=hidden_STD) == rare | mask
+
+
+@given(st.integers(0, 1000), st.integers(1, S * T + 2))
+@settings(deadline=None)
+def test_the_divergence_is_that_of_plain_numpy_whatever_the_budget(seed: int, rows: int) -> None:
+    hidden_STD, head_VD, targets_ST = drawn(seed)
+    bare_STD = drawn(seed + 1)[0]
+    found = score(
+        lambda hidden_MD: hidden_MD @ head_VD.T,
+        hidden_STD,
+        targets_ST,
+        vocabulary=V,
+        budget=4 * V * rows,
+        bare_STD=bare_STD,
+    )
+    log_q_STV, log_p_STV = (
+        torch.log_softmax(x_STD.double() @ head_VD.double().T, dim=2).numpy()
+        for x_STD in (hidden_STD, bare_STD)
+    )
+    kl_ST = (np.exp(log_p_STV) * (log_p_STV - log_q_STV)).sum(axis=2)
+    expected_S = np.where(targets_ST != NOT_SCORED, kl_ST, 0).sum(axis=1)
+    assert found.kl == pytest.approx(expected_S, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_that_was_not_changed_diverges_by_exactly_nothing(dtype: torch.dtype) -> None:
+    hidden_STD, head_VD, targets_ST = drawn(5)
+    hidden_STD, head_VD = (30 * hidden_STD).to(dtype), head_VD.to(dtype)
+    sums = score(
+        lambda hidden_MD: hidden_MD @ head_VD.T,
+        hidden_STD,
+        targets_ST,
+        vocabulary=V,
+        budget=4 * V * 3,
+        bare_STD=hidden_STD.clone(),
+    )
+    assert sums.kl is not None
+    assert sums.kl.tolist() == [0.0] * S
+
+
+def divergence(bare_MV: list[list[float]], ablated_MV: list[list[float]]) -> float:
+    """Return the divergence of one sequence whose logits are given."""
+    logits = {0.0: torch.tensor(ablated_MV), 1.0: torch.tensor(bare_MV)}
+    sums = score(
+        lambda hidden_MD: logits[hidden_MD[0, 0].item()],
+        torch.zeros(1, len(bare_MV), D),
+        np.zeros((1, len(bare_MV)), np.int64),
+        vocabulary=len(bare_MV[0]),
+        budget=1 << 20,
+        bare_STD=torch.ones(1, len(bare_MV), D),
+    )
+    assert sums.kl is not None
+    return float(sums.kl[0])
+
+
+def test_the_divergence_is_of_the_bare_model_from_the_ablated_one() -> None:
+    log3 = np.log(3).item()
+    one_way = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
+    assert divergence([[log3, 0.0]], [[0.0, 0.0]]) == pytest.approx(one_way, rel=1e-6)
+    other_way = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
+    assert divergence([[0.0, 0.0]], [[log3, 0.0]]) == pytest.approx(other_way, rel=1e-6)
+
+
+def test_the_divergence_falls_below_zero_by_rounding_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bare_MV = 5 * torch.randn(200, 500, generator=generator)
+    near_MV = bare_MV + 1e-5 * torch.randn(200, 500, generator=generator)
+    each = [divergence([b], [a]) for b, a in zip(bare_MV.tolist(), near_MV.tolist(), strict=True)]
+    assert max(map(abs, each)) < 2e-6
+
+
+def test_tokens_that_the_bare_model_rules_out_add_nothing_to_the_divergence() -> None:
+    never = float("-inf")
+    assert divergence([[0.0, never, 0.0]], [[0.0, never, 0.0]]) == 0
+    assert divergence([[0.0, never]], [[0.0, 0.0]]) == pytest.approx(np.log(2))
+    assert divergence([[0.0, 0.0]], [[0.0, never]]) == float("inf")
+
+
+def test_a_divergence_that_is_not_a_number_is_left_out() -> None:
+    nan, log3 = float("nan"), np.log(3).item()
+    one = divergence([[log3, 0.0]], [[0.0, 0.0]])
+    assert divergence([[log3, 0.0], [nan, 0.0]], [[0.0, 0.0], [0.0, 0.0]]) == one
+    assert divergence([[log3, 0.0], [0.0, 0.0]], [[0.0, 0.0], [nan, 0.0]]) == one
+
+
+def test_a_marked_position_that_is_not_a_number_is_counted_and_never_right() -> None:
+    logits_MV = torch.tensor([[0.0, 1.0], [float("nan"), 1.0]])
+    sums = score(
+        lambda hidden_MD: logits_MV,
+        torch.zeros(1, 2, D),
+        np.array([[1, 1]]),
+        vocabulary=2,
+        budget=1 << 20,
+        marks_ST=np.full((1, 2), RARE | MASKED, np.uint8),
+        masked=True,
+    )
+    assert (sums.tokens_rare, sums.top1_rare) == ([2], [1])
+    assert (sums.tokens_mask, sums.top1_mask) == ([2], [1])
+    assert sums.loss_mask == pytest.approx([np.log1p(np.exp(-1))])
+    assert sums.nan.tolist() == [1]

@@ -61,7 +61,12 @@ def folder(name: str, parent: Path) -> Path:
     return path
 
 
-def ref(path: Path, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> ModelRef:
+def ref(
+    path: Path,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    *,
+    basis: int | None = None,
+) -> ModelRef:
     """Return how to hold the checkpoint in a folder on a CPU with one thread."""
     return ModelRef(
         name=f"tiny:{path.name}",
@@ -70,6 +75,7 @@ def ref(path: Path, dtype: Literal["float32", "bfloat16", "float16"] = "float32"
         device="cpu",
         threads=1,
         facts=_facts(path),
+        basis=basis,
     )
 
 
@@ -77,11 +83,15 @@ _facts = cache(facts)
 
 
 def model(
-    name: str, parent: Path, dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    name: str,
+    parent: Path,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    *,
+    basis: int | None = None,
 ) -> Model:
     """Write and load the tiny model of a family."""
     path = parent / name
-    return load(ref(path if path.is_dir() else folder(name, parent), dtype))
+    return load(ref(path if path.is_dir() else folder(name, parent), dtype, basis=basis))
 
 
 @cache

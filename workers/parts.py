@@ -1,0 +1,144 @@
+"""Parts: what a family's row names, on a live module.
+
+A row is only names (`workers.families`); here they are looked up, what is
+found is checked to be what the names promise, and the module is asked for its
+widths. Whatever is not as the row says is refused with the name that failed.
+
+The neurons of `attn_pre_out` are what the attention output projection is fed,
+in blocks of d_head, one a head. Those of `mlp_mid` are what the MLP's output
+projection is fed: the activation's output, in a gated MLP times the other
+branch, and normalised where the model does that.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from workers.checkpoint import CheckpointError
+from workers.families import Family
+from workers.messages import ModelFacts, Site
+
+
+def at(root: object, path: str) -> Any:  # what a name leads to is the model's affair
+    """Return what a dotted path leads to; numbers index lists. Raises CheckpointError."""
+    for name in path.split("."):
+        try:
+            root = root[int(name)] if name.isdecimal() else getattr(root, name)  # type: ignore[index]
+        except AttributeError:
+            raise CheckpointError(
+                f"This model's {type(root).__name__} has no `{name}` (of `{path}`), so it is not"
+                " built as workers/families.py says. Use a plain checkpoint of the family, or"
+                " correct its row."
+            ) from None
+    return root
+
+
+def sites(module: nn.Module, family: Family, site: Site) -> list[nn.Linear]:
+    """Return the projection of every layer, in order, whose input is the site.
+
+    Raises CheckpointError where one is not a plain Linear, or not as wide as the others.
+    """
+    path = family.attention_out if site == "attn_pre_out" else family.mlp_out
+    return _projections(module, family, path, "its columns need not be neurons")
+
+
+def values(module: nn.Module, family: Family) -> list[nn.Linear]:
+    """Return the projection of every layer, in order, that makes the values of attention.
+
+    Where the family's is `fused`, they are the last third of its rows. Raises CheckpointError.
+    """
+    return _projections(module, family, family.values, "its rows need not be values")
+
+
+def known(module: nn.Module, family: Family, where: str) -> ModelFacts:
+    """Return what a module says of itself: no digest, no tokenizer. Raises CheckpointError.
+
+    `where` names the model in a refusal.
+    """
+    projections = sites(module, family, "attn_pre_out")
+    heads, neurons = int(at(module, family.heads)), projections[0].in_features
+    if neurons % heads:
+        raise CheckpointError(
+            f"{where} has {neurons} neurons before its attention output projection, which"
+            f" {heads} heads cannot share equally. Check the number of heads in its config.json."
+        )
+    vocabulary = int(at(module, family.vocabulary))
+    if vocabulary < 1 or not any(True for _ in at(module, family.head).parameters()):
+        raise CheckpointError(
+            f"{where} has no head: `{family.head}` scores {vocabulary} tokens or classes with no"
+            " weights. Use a checkpoint that was saved with its head."
+        )
+    activation = at(module, family.activation)
+    parameters = list(module.parameters())
+    return ModelFacts(
+        family=family.name,
+        modality=family.modality,
+        layers=len(projections),
+        heads=heads,
+        d_head=neurons // heads,
+        kv_heads=_value_heads(module, family, heads, neurons // heads, where),
+        d_model=projections[0].out_features,
+        d_mlp=sites(module, family, "mlp_mid")[0].in_features,
+        activation=activation if isinstance(activation, str) else type(activation).__name__.lower(),
+        vocabulary=vocabulary,
+        window=_window(module, family),
+        image=image(module, family),
+        parameters=sum(parameter.numel() for parameter in parameters),
+        bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        digest="",
+        tokenizer=None,
+        specials={},
+    )
+
+
+def image(module: nn.Module, family: Family) -> tuple[int, int, int] | None:
+    """Return (H, W, C) of the image that the patch embedding takes, in pixels; None for text."""
+    if family.patches is None:
+        return None
+    patches = at(module, family.patches)
+    size = patches.image_size if hasattr(patches, "image_size") else patches.img_size
+    height, width = size
+    convolution = next(part for part in patches.modules() if isinstance(part, nn.Conv2d))
+    return int(height), int(width), convolution.in_channels
+
+
+def _projections(module: nn.Module, family: Family, path: str, unsure: str) -> list[nn.Linear]:
+    found = [at(layer, path) for layer in at(module, family.layers)]
+    for projection in found:
+        if type(projection) is not nn.Linear:
+            raise CheckpointError(
+                f"`{path}` of this {family.name} model is a {type(projection).__name__}, where a"
+                f" plain Linear was expected: {unsure}. Use a checkpoint that is neither quantised"
+                " nor fused."
+            )
+    if len({projection.weight.shape for projection in found}) > 1:
+        raise CheckpointError(
+            f"`{path}` of this {family.name} model is not of one shape in all layers"
+            f" ({sorted({tuple(projection.weight.shape) for projection in found})}), and tables"
+            " here have one width. Use a checkpoint whose layers are alike."
+        )
+    return found
+
+
+def _value_heads(module: nn.Module, family: Family, heads: int, d_head: int, where: str) -> int:
+    rows = values(module, family)[0].out_features
+    own, rest = divmod(rows // 3 if family.fused else rows, d_head)
+    if rest or own < 1 or heads % own or (family.fused and rows != 3 * own * d_head):
+        raise CheckpointError(
+            f"{where} makes its values with a projection of {rows} rows (`{family.values}`), which"
+            f" {heads} heads of {d_head} neurons cannot share in equal groups. Use a plain"
+            " checkpoint of the family, or correct its row in workers/families.py."
+        )
+    return own
+
+
+def _window(module: nn.Module, family: Family) -> int:
+    if family.patches is not None:
+        prefix = getattr(module, "num_prefix_tokens", 1)  # timm says; transformers has [CLS] alone
+        return int(at(module, family.patches).num_patches) + int(prefix)
+    if family.window is None:
+        raise ValueError(
+            f"The row of {family.name} in workers/families.py says no window: add one."
+        )
+    used_up = 0 if family.padding is None else int(at(module, family.padding)) + 1
+    return int(at(module, family.window)) - used_up
