@@ -16,7 +16,7 @@ install: .venv/installed
 	touch $@
 
 test: install  ## the default suite, on two cores
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install  ## the tests that take longer, one after the other
 	$(BIN)/python -m pytest -q -m slow

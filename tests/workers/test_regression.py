@@ -129,8 +129,10 @@ def test_the_order_of_units_masks_and_documents_does_not_matter(random, ridge, a
 
 
 @law
-@given(st.integers(0, 1000), st.floats(0, 2))
+@given(st.integers(0, 1000), st.just(0.0) | st.floats(1e-6, 2))
 def test_effects_are_those_of_the_textbook(seed, ridge):
+    # In between, where a ridge is no larger than rounding, the textbook's own sum is not sharp:
+    # masks of one size leave one direction undetermined.
     held_KU, loss_KG, _, tokens_G = noisy(np.random.default_rng(seed), 100, 6, 8)[:4]
     y_K = loss_KG.sum(axis=1) / tokens_G.sum()
     z_KU = held_KU - held_KU.mean(axis=0)
