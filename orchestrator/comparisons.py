@@ -7,10 +7,12 @@ paired: mask with mask (by seed), document with document. Of several draws for o
 interval. A rule that draws nothing has one mask; beside a rule that draws many, its one
 number is set against each of them.
 
-Curves are compared where they hold *the same share*. Methods and bases always do. Two rules
-need not: a file lists four units, and half of them is two; 0.3 of the heads is one in every
-layer, or a third of all. More held units cost more whatever the rule, so there a difference
-says nothing of the rules: the point has a reason in place of a number, and so has the area.
+Curves are compared where they hold *the same share*. Methods and bases always do, at the same
+fraction. Two rules need not: a file lists four units, and all of them are few of the model's;
+0.3 of the heads is one in every layer, or a third of all. Then points of equal share belong
+together, each named by the first curve's fraction. Where the other curve never holds as much,
+a difference would say nothing of the rules, because more held units cost more whatever the
+rule: the point has a reason in place of a number, and so has the area.
 
 The area is a curve's mean level over the held share: trapezoids from its smallest share
 (0, the unablated model) to its largest, divided by that range, so it has the metric's
@@ -71,9 +73,7 @@ def steps(*curves: Curve) -> Iterator[Step]:
 
     Fractions at which each curve holds what it held at a smaller one are that point again.
     """
-    named: dict[tuple[int, ...], float] = {}
-    for fraction in sorted(set.intersection(*(set(c.point) for c in curves))):
-        named.setdefault(tuple(c.point[fraction] for c in curves), fraction)
+    named = _places(curves)
     places = sorted(named)
     if not places:
         return
@@ -98,6 +98,23 @@ def steps(*curves: Curve) -> Iterator[Step]:
         made = _step(paired, np.arange(len(places)), weights_P, None, span, reason)
         if made is not None:
             yield made
+
+
+def _places(curves: Sequence[Curve]) -> dict[tuple[int, ...], float]:
+    """Return which points of the curves belong together, with the fraction of the first curve.
+
+    Points of one share do, whichever fractions they are of; a point of the first curve whose share
+    the others never hold stands beside theirs of the same fraction.
+    """
+    together: dict[tuple[int, ...], float] = {}
+    first, *others = curves
+    for fraction, point in sorted(first.point.items()):
+        alike = [np.flatnonzero(np.abs(c.share_P - first.share_P[point]) <= SAME) for c in others]
+        if all(len(at) for at in alike):
+            together.setdefault((point, *(int(at[0]) for at in alike)), fraction)
+        elif all(fraction in c.point for c in others):
+            together.setdefault((point, *(c.point[fraction] for c in others)), fraction)
+    return together
 
 
 def _held(curves: Sequence[Curve], place: Sequence[int]) -> str:

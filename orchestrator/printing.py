@@ -261,13 +261,15 @@ def _shown(share: float) -> bool:
 
 
 def contrast_lines(contrasts: pl.DataFrame) -> Iterator[str]:
-    """Yield a line per declared area of CE, at a half too where they are few, and what is left."""
+    """Yield a line per declared area of CE, some points where they are few, and what is left."""
     declared = contrasts.filter("declared")
     ce = declared.filter(pl.col("metric") == "ce")
     area = pl.col("fraction").is_null()
     half = (pl.col("fraction") - 0.5).abs() < 1e-9
     few = ce.filter(area).height <= LINES
-    shown = ce.filter(area | half if few else area)
+    lost = (area & pl.col("reason").is_not_null()).any().over(*GROUP, "a", "b", "method")
+    alone = lost & pl.col("reason").is_null()  # points that are compared where the area is not
+    shown = ce.filter(area | half | alone if few else area)
     order = ["model", "a", "b", "method", "fraction"]
     shown = shown.sort(order, nulls_last=True, maintain_order=True)
     # The first of every pair, then the second of each: one pair does not crowd out another.
