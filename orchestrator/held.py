@@ -56,32 +56,27 @@ class HeldSet:
         return every if chosen == 0 and scope.complement else None
 
     @property
+    def _asked(self) -> dict[str, object]:
+        return {
+            "sites": list(self.sites),
+            "unit": self.unit,
+            "layers": list(self.scope.layers),
+            "complement": self.scope.complement,
+            "over": self.chosen.over,
+            "chosen": list(self.chosen.counts),
+        }
+
+    @property
     def recipe(self) -> dict[str, object]:
         """What changes which units they are, and nothing else."""
         if self.whole is not None:
             return {"sites": list(self.sites), "all of layers": list(self.whole)}
-        return {
-            "sites": list(self.sites),
-            "unit": self.unit,
-            "layers": list(self.scope.layers),
-            "complement": self.scope.complement,
-            "over": self.chosen.over,
-            "chosen": list(self.chosen.counts),
-            "selection": self.order.name,
-        }
+        return {**self._asked, "selection": self.order.name}
 
     @property
     def arguments(self) -> dict[str, object]:
         """What tells a task which they are (`orchestrator.values.neurons`)."""
-        return {
-            "sites": list(self.sites),
-            "unit": self.unit,
-            "layers": list(self.scope.layers),
-            "complement": self.scope.complement,
-            "over": self.chosen.over,
-            "chosen": list(self.chosen.counts),
-            "selection": None if self.whole is not None else self.order.file,
-        }
+        return {**self._asked, "selection": None if self.whole is not None else self.order.file}
 
     @property
     def after(self) -> list[Made]:

@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator import inspection, sources
 from orchestrator.cells import Cell, data_of, points, scored
 from orchestrator.fitting import misfits
+from orchestrator.graph import Graph
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.names import name, slug
 from orchestrator.overlap import overlaps
@@ -73,7 +74,8 @@ def make(
         assert model.data is not None
         for basis in spec.basis:
             ref = replace(refs[model.id], basis=basis)
-            made = Replacements(spec, ref, model.data, base, digests, plugins or {})
+            graph = Graph(spec, ref, model.data, base, digests, plugins or {})
+            made = Replacements(graph)
             for point in points(spec, ref, made.inputs):
                 rows.append(point.row)
                 cells.setdefault(point.cell.name, point.cell)

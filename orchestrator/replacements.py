@@ -10,8 +10,6 @@ its cells ask for is added as they ask.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from orchestrator.arms import MethodSpec
 from orchestrator.cells import Arm, Inputs, Values, cell, held, scored
@@ -21,9 +19,7 @@ from orchestrator.graph import Graph
 from orchestrator.held import HeldSet
 from orchestrator.labels import rotated
 from orchestrator.orders import Orders
-from orchestrator.spec import Spec
 from orchestrator.tasks import Task
-from workers.messages import ModelRef
 from workers.selection import Chosen
 
 EVERY = 10
@@ -38,19 +34,10 @@ _FALLBACK = (
 class Replacements:
     """Adds what cells ask for: orders and values."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        ref: ModelRef,
-        data: str,
-        base: Path,
-        digests: Mapping[str, str],
-        plugins: Mapping[str, Mapping[str, Any]],
-    ) -> None:
+    def __init__(self, graph: Graph) -> None:
         """Start with what every sweep leaves: data, statistics and constants."""
-        self.graph = Graph(spec, ref, data, base, digests, plugins)
-        self.graph.build()
-        self.orders = Orders(self.graph)
+        graph.build()
+        self.graph, self.orders = graph, Orders(graph)
         self._learned_for: dict[tuple[object, ...], Made] = {}
         """By arm, the constants that all of its held sets share."""
         self.chains = Chains(self.graph, self.orders, self._name_of)

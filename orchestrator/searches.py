@@ -26,7 +26,7 @@ from orchestrator.shards import of_role, of_shard
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tasks import Task
 from workers.actor import Replica
-from workers.learn import Place
+from workers.learn import Place, Search
 from workers.messages import Batch, CellOrder, Constant, Hold, ModelFacts, Site
 from workers.regression import random_masks
 
@@ -132,18 +132,14 @@ class Searches:
             columns(self.store, a["statistics"][site], ["std"], facts.layers)["std"]
             for site in sites
         ]
-        learned = self.replica.learn(
-            fit,
-            check,
-            sets,
-            starts,
-            scales=scales,
+        search = Search(
             steps=a["steps"],
             lr=a["lr"],
             every=a["every"],
             seed=a["seed"],
             logits_bytes=a["logits_bytes"],
         )
+        learned = self.replica.learn(fit, check, sets, starts, scales, search)
         tables = [
             rows("centres", self._column(a, site, value_LN), value_LN.size)
             for site, value_LN in zip(sites, learned.values, strict=True)

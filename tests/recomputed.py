@@ -2,7 +2,7 @@
 
 The parts that a test of methods and a test of selections share. The numbers are those of
 `tests.brute_force`, `tests.brute_force_held` and `tests.brute_force_values`; of our code
-there is only `orthogonal`, which draws the matrices of a rotation.
+there is only `orthogonal`, which draws the matrices of a rotation, and the sweep that is run.
 
 Tolerances: activations of the two ways agree to some 1e-6 of their size (other attention,
 other batches, no folding), so sums over a sequence agree to 1e-4 of themselves or 1e-6 nats
@@ -14,15 +14,17 @@ Shapes: T positions of one sequence, V tokens.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from torch import Tensor
 
+from orchestrator import sweep
 from tests import brute_force as plainly
 from tests import brute_force_held
 from tests.brute_force import Plain, Row, Tables
@@ -174,3 +176,31 @@ def same(of: Finished, cell: Row, row: Row, logits_TV: Tensor, answer: Row) -> C
         assert answer["loss_mask"] == pytest.approx(score.loss, rel=1e-4, abs=1e-6 * score.tokens)
         counted("top1_mask", masked_T, "top1")
     return ties
+
+
+def finished_once(
+    factory: pytest.TempPathFactory,
+    common: str,
+    *,
+    plugins: Sequence[Path] = (),
+    prepare: Callable[[Path], None] = lambda _: None,
+) -> Callable[[str, str], Finished]:
+    """Return what runs a sweep the first time it is asked for, and finds it done afterwards.
+
+    A sweep is the keys that are `common` and its own; `prepare` writes what lies beside its file.
+    """
+    runs: dict[str, Path] = {}
+
+    def found(text: str, model: str) -> Finished:
+        if text not in runs:
+            folder = factory.mktemp("recomputed")
+            prepare(folder)
+            file = folder / "sweep.yaml"
+            merged = {**yaml.safe_load(common), **yaml.safe_load(text)}
+            file.write_text(yaml.safe_dump(merged, sort_keys=False))
+            outcome = sweep.run(file, out=folder / "run", local=True, plugins=plugins)
+            assert not outcome.failures
+            runs[text] = outcome.run
+        return Finished(runs[text], model)
+
+    return found

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import sweep
 from tests import brute_force as plainly
 from tests import brute_force_held, brute_force_values
-from tests.recomputed import Finished, assert_recomputed
+from tests.recomputed import Finished, assert_recomputed, finished_once
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = tuple(ROOT / "examples" / "plugins" / f"{name}.py" for name in ("trimmed", "clipped"))
@@ -89,19 +88,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Finished]:
-    runs: dict[str, Path] = {}
-
-    def found(text: str, model: str) -> Finished:
-        if text not in runs:
-            folder = tmp_path_factory.mktemp("methods")
-            file = folder / "sweep.yaml"
-            file.write_text(text + DATA)
-            outcome = sweep.run(file, out=folder / "run", local=True, plugins=PLUGINS)
-            assert not outcome.failures
-            runs[text] = outcome.run
-        return Finished(runs[text], model)
-
-    return found
+    return finished_once(tmp_path_factory, DATA, plugins=PLUGINS)
 
 
 def test_the_recomputation_uses_no_code_of_ours() -> None:

@@ -16,13 +16,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-import yaml
 
-from orchestrator import sweep
 from tests import brute_force as plainly
 from tests import brute_force_held
 from tests.brute_force import Row
-from tests.recomputed import TIES, Finished, agree, assert_recomputed, held
+from tests.recomputed import TIES, Finished, agree, assert_recomputed, finished_once, held
 
 DATA = """
 data:
@@ -126,21 +124,7 @@ def lists(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Finished]:
-    runs: dict[str, Path] = {}
-
-    def found(text: str, model: str) -> Finished:
-        if text not in runs:
-            folder = tmp_path_factory.mktemp("selections")
-            lists(folder)
-            file = folder / "sweep.yaml"
-            merged = {**yaml.safe_load(DATA), **yaml.safe_load(text)}
-            file.write_text(yaml.safe_dump(merged, sort_keys=False))
-            outcome = sweep.run(file, out=folder / "run", local=True)
-            assert not outcome.failures
-            runs[text] = outcome.run
-        return Finished(runs[text], model)
-
-    return found
+    return finished_once(tmp_path_factory, DATA, prepare=lists)
 
 
 def scores(of: Finished, row: Row, site: str, under: str | None = None) -> np.ndarray:

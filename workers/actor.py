@@ -23,7 +23,7 @@ from workers import collect as collecting
 from workers import evaluate as evaluating
 from workers.canaries import Canaries, canaries
 from workers.histogram import FixedCounts, Histogram
-from workers.learn import Learned, Place, Starts, learn_shared
+from workers.learn import Learned, Place, Search, Starts, learn
 from workers.loading import Model
 from workers.messages import ALL, Batch, CellAnswer, CellOrder, Counted, Donors, ModelRef, Site
 from workers.weights import Norms, column_norms
@@ -154,28 +154,11 @@ class Replica:
         check: Sequence[Batch],
         sets: Sequence[Sequence[Place]],
         starts: Starts,
-        *,
         scales: Sequence[NDArray[np.float64]],
-        steps: int,
-        lr: float,
-        every: int,
-        seed: int,
-        logits_bytes: int,
+        search: Search,
     ) -> Learned:
-        """Return the constants that suit some held sets; see `workers.learn.learn_shared`."""
-        return learn_shared(
-            self.model,
-            fit,
-            check,
-            sets,
-            starts,
-            scales=scales,
-            steps=steps,
-            lr=lr,
-            every=every,
-            seed=seed,
-            logits_bytes=logits_bytes,
-        )
+        """Return the constants that suit some held sets; see `workers.learn.learn`."""
+        return learn(self.model, fit, check, sets, starts, scales, search)
 
     def canaries(self, batch: Batch, sites: Sequence[Site]) -> Canaries:
         """Return what trying the model out showed; see `workers.canaries.canaries`."""

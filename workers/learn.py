@@ -24,9 +24,9 @@ by `lr` s.d. A scale below a hundredth of its layer's mean scale is raised to th
 to 0 at the last step, so that the end is not noise. A neuron that a step does not
 hold keeps its constant and its moments.
 
-`learn_shared` looks for one constant per neuron that suits many held sets: each
-step holds one of them, drawn like batches, and the check part's loss is the mean
-over the sets. It is no floor for any single one.
+For several sets, one constant per neuron is looked for that suits them all: each
+step holds one of the sets, drawn like batches, and the check part's loss is the
+mean over them. It is no floor for any single one.
 
 The model is the library's, in its own dtype, frozen: constants enter by a hook at
 the input of the projections, rounded to that dtype, at every position (padding
@@ -52,12 +52,28 @@ from workers.folding import check_held, check_values
 from workers.loading import Model
 from workers.messages import Batch
 
-__all__ = ["Learned", "Place", "Starts", "learn", "learn_shared"]
+__all__ = ["Learned", "Place", "Search", "Starts", "learn"]
 
 Starts = Mapping[str, Sequence[NDArray[np.float64]]]
 """By name, for example `mean`: one (L, N) array for each place, in activation units."""
 
 _BATCHES, _SETS = 11, 12  # purposes: keep these streams apart from others of the same seed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """How to look for constants: how long, how fast, and within how much memory."""
+
+    steps: int
+    """Steps to take, one batch each; 0: only choose a start."""
+    lr: float
+    """The first step's rate, in scales per step; it falls linearly to 0."""
+    every: int
+    """Steps between scorings of the check part, 1 or more; the last step is scored too."""
+    seed: int
+    """Of the orders in which batches and sets are drawn."""
+    logits_bytes: int
+    """Bound on one float32 tensor of logits, in bytes; up to four of its size live at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,91 +102,53 @@ def learn(
     model: Model,
     fit: Sequence[Batch],
     check: Sequence[Batch],
-    places: Sequence[Place],
+    sets: Sequence[Sequence[Place]],
     starts: Starts,
-    *,
     scales: Sequence[NDArray[np.float64]],
-    steps: int,
-    lr: float,
-    every: int,
-    seed: int,
-    logits_bytes: int,
+    search: Search,
 ) -> Learned:
     """Return the constants of the held neurons that lose least on the check part.
 
-    Each start has one (L, N) array for each of `places`, in activation units, and
-    so has `scales`: the neurons' s.d.; NaN counts as 0. `lr` is in scales per step.
-    The check part is scored every `every` steps and after the last. `logits_bytes`
-    bounds one float32 tensor of logits; up to four of its size live at a time.
+    `sets` are held sets, all at the same sites in the same order; one set is a list
+    of one. Losses are means over the sets, each as heavy as any other. Each start has
+    one (L, N) array for each place of a set, in activation units, and so has `scales`:
+    the neurons' s.d.; NaN counts as 0.
 
     Raises ValueError where these do not fit the model or each other, and where no
     start has a finite loss.
     """
-    return learn_shared(
-        model,
-        fit,
-        check,
-        [places],
-        starts,
-        scales=scales,
-        steps=steps,
-        lr=lr,
-        every=every,
-        seed=seed,
-        logits_bytes=logits_bytes,
-    )
-
-
-def learn_shared(
-    model: Model,
-    fit: Sequence[Batch],
-    check: Sequence[Batch],
-    sets: Sequence[Sequence[Place]],
-    starts: Starts,
-    *,
-    scales: Sequence[NDArray[np.float64]],
-    steps: int,
-    lr: float,
-    every: int,
-    seed: int,
-    logits_bytes: int,
-) -> Learned:
-    """Return one set of constants for many held sets, all at the same sites in the same order.
-
-    As `learn`; losses are means over the sets, each as heavy as any other.
-    """
     fit, check = _with_targets(fit, "fit"), _with_targets(check, "check")
     _check(model, sets, starts, scales)
     with torch.inference_mode(False):
-        search = Descent(model, sets, scales, logits_bytes)
+        descent = Descent(model, sets, scales, search.logits_bytes)
         start, start_loss = _best(
-            {name: search.mean_loss(check, values) for name, values in starts.items()}
+            {name: descent.mean_loss(check, values) for name, values in starts.items()}
         )
-        search.begin(starts[start])
-        best, step, values = start_loss, 0, search.values()
+        descent.begin(starts[start])
+        best, step, values = start_loss, 0, descent.values()
         mean_tokens = scored(fit) / len(fit)  # so that a long batch weighs as much as it holds
         taken, finite = 0, True
-        while taken < steps and finite:
-            number = _drawn(len(sets), taken, seed=seed, purpose=_SETS)
-            batch = fit[_drawn(len(fit), taken, seed=seed, purpose=_BATCHES)]
-            slopes_PLN = search.slopes(batch, number)
+        while taken < search.steps and finite:
+            number = _drawn(len(sets), taken, seed=search.seed, purpose=_SETS)
+            batch = fit[_drawn(len(fit), taken, seed=search.seed, purpose=_BATCHES)]
+            slopes_PLN = descent.slopes(batch, number)
             if slopes_PLN is None:
                 finite = False
                 break
-            rate = lr * (1 - taken / steps)
-            search.move(number, [slope_LN / mean_tokens for slope_LN in slopes_PLN], rate)
+            rate = search.lr * (1 - taken / search.steps)
+            descent.move(number, [slope_LN / mean_tokens for slope_LN in slopes_PLN], rate)
             taken += 1
-            if taken % every == 0 or taken == steps:
-                loss = search.mean_loss(check, search.values())
+            if taken % search.every == 0 or taken == search.steps:
+                loss = descent.mean_loss(check, descent.values())
                 finite = math.isfinite(loss)
                 if loss < best:
-                    best, step, values = loss, taken, search.values()
+                    best, step, values = loss, taken, descent.values()
         return Learned(
             values=tuple(values),
             start=start,
             start_loss=start_loss,
             check_loss=best,
-            fit_loss=search.mean_loss(fit, values),
+            fit_loss=descent.mean_loss(fit, values),
             step=step,
             steps=taken,
             stopped=not finite,

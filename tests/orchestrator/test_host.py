@@ -6,20 +6,15 @@ from pathlib import Path
 import pytest
 
 from orchestrator.host import Host
-from orchestrator.inspection import facts, folder
 from orchestrator.store import Store
 from orchestrator.tasks import Task
-from workers.messages import ModelFacts, ModelRef
+from tests.orchestrator import bundled
+from workers.messages import ModelRef
 
 
 @pytest.fixture(scope="module")
 def ref() -> ModelRef:
-    path = folder("zoo:vit", revision=None, base=Path())
-    known = facts([path])[0]
-    assert isinstance(known, ModelFacts)
-    return ModelRef(
-        name="zoo:vit", folder=str(path), dtype="float32", device="cpu", threads=1, facts=known
-    )
+    return bundled.vit()
 
 
 def norms(ref: ModelRef, name: str) -> Task:

@@ -11,12 +11,12 @@ import ray
 
 from orchestrator import ray_pool
 from orchestrator.budget import Demand
-from orchestrator.inspection import facts, folder
 from orchestrator.pool import Done, Event, Lost, PoolError, Raised, Ready
 from orchestrator.ray_pool import RayPool, Written, homes
 from orchestrator.store import Store
 from orchestrator.tasks import Task
-from workers.messages import ModelFacts, ModelRef
+from tests.orchestrator import bundled
+from workers.messages import ModelRef
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
@@ -31,12 +31,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def ref() -> ModelRef:
-    path = folder("zoo:vit", revision=None, base=Path())
-    known = facts([path])[0]
-    assert isinstance(known, ModelFacts)
-    return ModelRef(
-        name="zoo:vit", folder=str(path), dtype="float32", device="cpu", threads=1, facts=known
-    )
+    return bundled.vit()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from workers import collect, hooks
 from workers.actor import NoModelError, Replica
 from workers.evaluate import evaluate
 from workers.generating import generate
-from workers.learn import Place, learn
+from workers.learn import Place, Search, learn
 from workers.loading import CheckpointError, load
 from workers.messages import Batch, CellOrder, Constant, Counted, Hold, ModelRef
 from workers.weights import column_norms
@@ -152,10 +152,11 @@ def test_a_replica_learns_as_the_library_does(replica: Replica, opt: ModelRef) -
     layers, neurons = opt.facts.layers, opt.facts.neurons
     place = Place(site="attn_pre_out", held=(np.arange(neurons),) * layers)
     zero, one = np.zeros((layers, neurons)), np.ones((layers, neurons))
-    how = {"scales": [one], "steps": 2, "lr": 0.1, "every": 1, "seed": 0, "logits_bytes": 1 << 20}
+    search = Search(steps=2, lr=0.1, every=1, seed=0, logits_bytes=1 << 20)
+    asked = ([[place]], {"zero": [zero]}, [one], search)
     fit, check = two(replica)[:1], two(replica)[1:]
-    mine = replica.learn(fit, check, [[place]], {"zero": [zero]}, **how)
-    direct = learn(load(opt), fit, check, [place], {"zero": [zero]}, **how)
+    mine = replica.learn(fit, check, *asked)
+    direct = learn(load(opt), fit, check, *asked)
     assert np.array_equal(mine.values[0], direct.values[0])
     assert mine.check_loss == direct.check_loss <= mine.start_loss
 

@@ -21,7 +21,7 @@ from tests.workers import tiny
 from tests.workers.holding import bits, hooks_left
 from workers import hooks
 from workers.descent import Descent
-from workers.learn import Learned, Place, learn, learn_shared
+from workers.learn import Learned, Place, Search, Starts, learn
 from workers.learning_cost import memory_bytes
 from workers.loading import Model
 from workers.messages import NOT_SCORED, Batch, Site
@@ -66,11 +66,22 @@ def filled(model: Model, places: Sequence[Place], value: float) -> Values:
     return [np.full((layers, model.facts.neurons_at(p.site)), value) for p in places]
 
 
-def learned(model: Model, places: Sequence[Place], **asked: Any) -> Learned:
-    starts = {"zero": filled(model, places, 0.0), "far": filled(model, places, 1.5)}
-    options = {"steps": 12, "lr": 0.1, "every": 3, "seed": 1, "logits_bytes": BUDGET} | asked
-    scales = options.pop("scales", filled(model, places, 0.5))
-    return learn(model, fit(model), check(model), places, starts, scales=scales, **options)
+def learned(
+    model: Model,
+    *sets: Sequence[Place],
+    parts: tuple[list[Batch], list[Batch]] | None = None,
+    starts: Starts | None = None,
+    scales: float | Values = 0.5,
+    **asked: Any,
+) -> Learned:
+    """Learn for these held sets; what is not given is what most tests want."""
+    if starts is None:
+        starts = {"zero": filled(model, sets[0], 0.0), "far": filled(model, sets[0], 1.5)}
+    if isinstance(scales, float):
+        scales = filled(model, sets[0], scales)
+    usual = {"steps": 12, "lr": 0.1, "every": 3, "seed": 1, "logits_bytes": BUDGET}
+    fed = parts or (fit(model), check(model))
+    return learn(model, *fed, sets, starts, scales, Search(**usual | asked))
 
 
 def same(a: Learned, b: Learned) -> bool:
@@ -135,19 +146,7 @@ def test_learning_loses_less_than_the_best_start_and_says_how_much(
     model = tiny.shared(name, home)
     places = [place(model, 0.6, site) for site in sites]
     starts = {"zero": filled(model, places, 0.0), "far": filled(model, places, 1.5)}
-    found = learn(
-        model,
-        fit(model),
-        check(model),
-        places,
-        starts,
-        scales=filled(model, places, 0.5),
-        steps=30,
-        lr=0.1,
-        every=10,
-        seed=1,
-        logits_bytes=BUDGET,
-    )
+    found = learned(model, places, starts=starts, steps=30, every=10)
     assert found.step > 0
     assert found.check_loss < found.start_loss
     assert found.fit_loss < loss(model, fit(model), places, starts[found.start]) - 0.01
@@ -164,19 +163,7 @@ def test_the_best_start_is_taken_and_the_first_of_equals(home: Path) -> None:
     values = {
         name: filled(model, places, at) for name, at in (("far", 3.0), ("a", 0.0), ("b", 0.0))
     }
-    found = learn(
-        model,
-        fit(model),
-        check(model),
-        places,
-        values,
-        scales=filled(model, places, 1.0),
-        steps=0,
-        lr=0.1,
-        every=1,
-        seed=0,
-        logits_bytes=BUDGET,
-    )
+    found = learned(model, places, starts=values, scales=1.0, steps=0, every=1, seed=0)
     assert (found.start, found.step, found.steps, found.stopped) == ("a", 0, 0, False)
     assert found.start_loss == found.check_loss
     assert found.start_loss == pytest.approx(
@@ -208,18 +195,16 @@ def test_what_is_learned_comes_close_to_the_optimum_that_another_method_finds(ho
         return loss(model, [batch], places, [value_LN]), slopes[0][2].double().numpy() / 30
 
     best = minimize(at, np.zeros(32), jac=True, method="L-BFGS-B", options={"maxiter": 100})
-    found = learn(
+    found = learned(
         model,
-        [batch],
-        [batch],
         places,
-        {"zero": filled(model, places, 0.0)},
-        scales=filled(model, places, 1.0),
+        parts=([batch], [batch]),
+        starts={"zero": filled(model, places, 0.0)},
+        scales=1.0,
         steps=200,
         lr=0.3,
         every=50,
         seed=0,
-        logits_bytes=BUDGET,
     )
     assert found.start_loss - best.fun > 0.02  # there is something to gain
     assert found.check_loss - best.fun < 0.02 * (found.start_loss - best.fun)
@@ -295,18 +280,8 @@ def test_a_neuron_that_is_not_held_keeps_the_value_of_the_start(home: Path) -> N
     model = tiny.shared("mistral", home)
     held = place(model, 0.5)
     start = [np.random.default_rng(0).normal(size=(3, 48))]
-    found = learn(
-        model,
-        fit(model),
-        check(model),
-        [held],
-        {"start": start},
-        scales=filled(model, [held], 0.3),
-        steps=6,
-        lr=0.05,
-        every=1,
-        seed=0,
-        logits_bytes=BUDGET,
+    found = learned(
+        model, [held], starts={"start": start}, scales=0.3, steps=6, lr=0.05, every=1, seed=0
     )
     assert found.step > 0
     for layer, held_H in enumerate(held.held):
@@ -379,18 +354,8 @@ def test_half_precision_learns_too(dtype: Any, home: Path) -> None:
 def test_shared_constants_are_judged_by_the_mean_over_the_held_sets(home: Path) -> None:
     model = tiny.shared("opt", home)
     sets = [[place(model, 0.5, seed=seed)] for seed in range(3)]
-    found = learn_shared(
-        model,
-        fit(model),
-        check(model),
-        sets,
-        {"zero": filled(model, sets[0], 0.0)},
-        scales=filled(model, sets[0], 0.5),
-        steps=30,
-        lr=0.1,
-        every=10,
-        seed=0,
-        logits_bytes=BUDGET,
+    found = learned(
+        model, *sets, starts={"zero": filled(model, sets[0], 0.0)}, steps=30, every=10, seed=0
     )
     assert found.step > 0
     assert found.check_loss < found.start_loss
@@ -417,24 +382,10 @@ def test_a_neuron_that_a_step_does_not_hold_does_not_coast(home: Path) -> None:
         assert (after[layer, other] < before[layer, other]).all()
 
 
-def test_one_held_set_shared_is_that_set_alone(home: Path) -> None:
+def test_a_held_set_given_twice_is_that_set_alone(home: Path) -> None:
     model = tiny.shared("opt", home)
     places = [place(model, 0.6)]
-    starts = {"zero": filled(model, places, 0.0), "far": filled(model, places, 1.5)}
-    shared = learn_shared(
-        model,
-        fit(model),
-        check(model),
-        [places],
-        starts,
-        scales=filled(model, places, 0.5),
-        steps=12,
-        lr=0.1,
-        every=3,
-        seed=1,
-        logits_bytes=BUDGET,
-    )
-    assert same(shared, learned(model, places))
+    assert same(learned(model, places, places), learned(model, places))
 
 
 # --- when it goes wrong -----------------------------------------------------------------------
@@ -467,34 +418,11 @@ def test_a_start_whose_loss_is_no_number_is_passed_over_unless_all_are(home: Pat
     model = tiny.model("mistral", home, "float16")
     places = [place(model, 1.0, "mlp_mid")]
     beyond = filled(model, places, 1e300)
-    found = learn(
-        model,
-        fit(model),
-        check(model),
-        places,
-        {"beyond": beyond, "zero": filled(model, places, 0.0)},
-        scales=filled(model, places, 0.5),
-        steps=1,
-        lr=0.1,
-        every=1,
-        seed=0,
-        logits_bytes=BUDGET,
-    )
+    zero = filled(model, places, 0.0)
+    found = learned(model, places, starts={"beyond": beyond, "zero": zero}, steps=1)
     assert found.start == "zero"
     with pytest.raises(ValueError, match=r"None of the starts \['beyond'\] has a finite loss"):
-        learn(
-            model,
-            fit(model),
-            check(model),
-            places,
-            {"beyond": beyond},
-            scales=filled(model, places, 0.5),
-            steps=1,
-            lr=0.1,
-            every=1,
-            seed=0,
-            logits_bytes=BUDGET,
-        )
+        learned(model, places, starts={"beyond": beyond})
 
 
 def test_what_does_not_fit_together_is_refused(home: Path) -> None:
@@ -515,19 +443,7 @@ def test_what_does_not_fit_together_is_refused(home: Path) -> None:
         learned(model, [some], logits_bytes=100)
     unscored = [replace(b, targets=np.full_like(b.targets, NOT_SCORED)) for b in fit(model)]
     with pytest.raises(ValueError, match="The check part has 4 batches and no scored position"):
-        learn(
-            model,
-            fit(model),
-            unscored,
-            [some],
-            {"zero": filled(model, [some], 0.0)},
-            scales=filled(model, [some], 1.0),
-            steps=1,
-            lr=0.1,
-            every=1,
-            seed=0,
-            logits_bytes=BUDGET,
-        )
+        learned(model, [some], parts=(fit(model), unscored))
 
 
 # --- memory -----------------------------------------------------------------------------------
