@@ -43,6 +43,7 @@ class Cases:
         self._checked: dict[str, float] = {}
         self._tried: set[tuple[str, ...]] = set()
         self._table = lru_cache(maxsize=64)(store.table)  # committed files never change
+        self._common = lru_cache(maxsize=8)(self._common_tokens)  # a table is of one tokenizer
 
     def forget(self) -> None:
         """Try everything anew: another model was loaded."""
@@ -60,9 +61,7 @@ class Cases:
         known: values.Known = {}
         orders = [values.order(facts, c, asked, self.store, known) for c, asked in cells.items()]
         data = self._table(a["data"])
-        # Windows begin and end with these, and they are no text.
-        special = [facts.specials[k] for k in ("bos", "eos", "pad", "mask") if k in facts.specials]
-        common = None if facts.modality == "image" else common_tokens(data, without=special)
+        common = None if facts.modality == "image" else self._common(a["data"])
         evaluated, scored = of_role(data, "evaluate"), told(a["scored"])
         fed = batched(evaluated, facts, a["batch_tokens"], common=common, scored=scored)
         pad = facts.specials.get("pad", 0)
@@ -86,6 +85,13 @@ class Cases:
             "fold_minus_hook": self._checked,
             "canaries": canaries,
         }
+
+    def _common_tokens(self, file: str) -> frozenset[int]:
+        """Return the commonest tokens of a data table."""
+        # Windows begin and end with these, and they are no text.
+        special = self._ref.facts.specials
+        without = [special[k] for k in ("bos", "eos", "pad", "mask") if k in special]
+        return common_tokens(self._table(file), without=without)
 
     def _try(
         self, orders: Sequence[CellOrder], cells: Mapping[str, Mapping[str, Any]], batch: Batch

@@ -7,11 +7,12 @@ move without changing a number and so stay out of the name.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from orchestrator.names import name, slug
 from orchestrator.spec import Spec
 from orchestrator.tasks import Stage, Task
-from workers.messages import ModelRef
+from workers.messages import ModelRef, Site
 
 FAN_IN = 8
 """Partials merged by one task."""
@@ -23,6 +24,13 @@ class Made:
 
     name: str
     file: str
+
+
+def by_site(
+    what: Literal["name", "file"], made: Mapping[Site, Sequence[Made]]
+) -> dict[str, list[str]]:
+    """Return the names or the files of what was made, by site."""
+    return {site: [getattr(m, what) for m in some] for site, some in made.items()}
 
 
 class Draft:

@@ -74,9 +74,7 @@ def _listed(
     units = scope(ref.facts, sites, unit, layers, False)
     path = base / str(spec.selections[i].parameters["file"])
     try:
-        order = listed.read_joint(
-            path, sites=sites, unit=unit, layers=units.depth, units=units.units
-        )
+        order = listed.read(path, sites=sites, unit=unit, layers=units.depth, units=units.units)
     except listed.ListError as error:
         return [Mistake(path=f"selections[{i}]", message=f"{error} ({ref.name})")]
     there = len(in_scope(units, order)) if layers[-1] < units.depth else len(order)

@@ -49,23 +49,15 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def read(path: Path, *, site: Site, unit: str, layers: int, units: int) -> NDArray[np.int64]:
-    """Return the listed units of one site in their order, (K,): layer x units + unit.
-
-    `unit` is `neuron` or `head`, `units` how many of them a layer has. Raises ListError
-    saying what was found, where, and what was expected.
-    """
-    return read_joint(path, sites=(site,), unit=unit, layers=layers, units=(units,))
-
-
-def read_joint(
+def read(
     path: Path, *, sites: Sequence[Site], unit: str, layers: int, units: Sequence[int]
 ) -> NDArray[np.int64]:
-    """Return the listed units of several sites in their order, (K,).
+    """Return the listed units of some sites in their order, (K,).
 
-    The indices are flat: site after site, each layer-major; `units` holds the units of one layer
-    for each site. Only a Parquet file can list units of several sites in turns. A file that names
-    sites may list others too, which are left out. Raises ListError as `read` does.
+    The indices are flat: site after site, each layer-major; `unit` is `neuron` or `head`, and
+    `units` holds how many of them a layer has, for each site. Only a Parquet file can list units
+    of several sites in turns. A file that names sites may list others too, which are left out.
+    Raises ListError saying what was found, where, and what was expected.
     """
     if path.suffix not in _ENDINGS:
         raise ListError(f"{path} ends in {path.suffix!r}, expected one of {', '.join(_ENDINGS)}")

@@ -9,13 +9,13 @@ An order is of a site group and a unit, of all layers; a sweep of some layers ta
 those of it that it needs. So one order serves `layers: all` and `layers: each`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator import listed
 from orchestrator.arms import MethodSpec, SelectionSpec
 from orchestrator.cells import Arm, scored
-from orchestrator.draft import Made
+from orchestrator.draft import Made, by_site
 from orchestrator.graph import Graph
 from orchestrator.held import HeldSet, scope
 from orchestrator.labels import rotated
@@ -55,7 +55,7 @@ class Orders:
         key = (arm.sites, arm.unit, arm.layers, arm.selection.label)
         if key not in self._listed:
             units = self.scope(arm)
-            order = listed.read_joint(
+            order = listed.read(
                 self._file(arm.selection),
                 sites=arm.sites,
                 unit=arm.unit,
@@ -136,14 +136,10 @@ class Orders:
         elif selection.rule == "score":
             tables = {**self._tables(arm), **tables}
             norms = self._norms(arm)
-            recipe["of"] = {
-                k: {s: [m.name for m in v] for s, v in of.items()} for k, of in tables.items()
-            }
+            recipe["of"] = {which: by_site("name", of) for which, of in tables.items()}
             recipe["weights"] = {site: made.name for site, made in norms.items()}
             recipe["first"] = [first.name, list(held)] if first else None
-            arguments |= {
-                k: {s: [m.file for m in v] for s, v in of.items()} for k, of in tables.items()
-            }
+            arguments |= {which: by_site("file", of) for which, of in tables.items()}
             arguments |= {
                 "weights": {site: made.file for site, made in norms.items()},
                 "first": first and first.file,
@@ -244,8 +240,3 @@ class Orders:
             },
             after=probes,
         )
-
-
-def _each(what: str, made: Mapping[Site, Sequence[Made]]) -> dict[str, list[str]]:
-    """Return the names or the files of tables, by site."""
-    return {site: [getattr(m, what) for m in some] for site, some in made.items()}

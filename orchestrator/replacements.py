@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from orchestrator.arms import MethodSpec
 from orchestrator.cells import Arm, Inputs, Values, cell, held, scored
 from orchestrator.chains import Chains
-from orchestrator.draft import Made
+from orchestrator.draft import Made, by_site
 from orchestrator.graph import Graph
 from orchestrator.held import HeldSet
 from orchestrator.labels import rotated
@@ -89,11 +89,11 @@ class Replacements:
         tables = {site: list(graph.tables(site)) for site in some.sites}
         told: dict[str, object] = {
             "kind": "custom" if method.plugin else method.method,
-            "statistics": {site: [m.file for m in of] for site, of in tables.items()},
+            "statistics": by_site("file", tables),
             "seed": draw,
         }
         recipe: dict[str, object] = {
-            "of": {site: [m.name for m in of] for site, of in tables.items()},
+            "of": by_site("name", tables),
             "seed": draw,
         }
         if method.plugin:
@@ -150,7 +150,7 @@ class Replacements:
             "data": collection.data.name,
             "sets": [s.recipe for s in sets],
             "starts": {k: [m.name for m in of.values()] for k, of in starts.items()},
-            "scales": {site: [m.name for m in of] for site, of in tables.items()},
+            "scales": by_site("name", tables),
         }
         made = graph.draft.named("learn", recipe, "centres")
         arguments = {
@@ -158,7 +158,7 @@ class Replacements:
             "sites": list(some.sites),
             "sets": [s.arguments for s in sets],
             "starts": {k: {site: m.file for site, m in of.items()} for k, of in starts.items()},
-            "statistics": {site: [m.file for m in of] for site, of in tables.items()},
+            "statistics": by_site("file", tables),
             "data": collection.data.file,
             "data_name": collection.data_name,
             "basis": rotated(graph.ref.basis),

@@ -124,7 +124,7 @@ def _explicit(a: Mapping[str, Any]) -> _Row:
     path = Path(a["base"]) / a["file"]
     if listed.digest(path) != a["digest"]:
         raise SelectingError(f"{path} has changed since the sweep was planned; run it again")
-    order_K = listed.read_joint(
+    order_K = listed.read(
         Path(a["base"]) / a["file"],
         sites=a["sites"],
         unit=a["unit"],

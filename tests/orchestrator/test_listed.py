@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
-from orchestrator.listed import ListError, digest, read, read_joint
+from orchestrator.listed import ListError, digest, read
 from workers.messages import Site
 
 LAYERS, UNITS = 3, 5
@@ -40,7 +40,7 @@ def tensors(path: Path, content: Mapping[str, NDArray[Any]]) -> Path:
 
 
 def listed(path: Path, site: Site = "attn_pre_out", unit: str = "neuron") -> list[int]:
-    return read(path, site=site, unit=unit, layers=LAYERS, units=UNITS).tolist()
+    return read(path, sites=(site,), unit=unit, layers=LAYERS, units=(UNITS,)).tolist()
 
 
 def columns(pairs: Sequence[tuple[int, int]], unit: str = "neuron") -> dict[str, object]:
@@ -101,7 +101,7 @@ def test_all_kinds_of_file_say_the_same(
 
 
 def joint(path: Path) -> list[int]:
-    return read_joint(path, sites=SITES, unit="neuron", layers=LAYERS, units=(5, 7)).tolist()
+    return read(path, sites=SITES, unit="neuron", layers=LAYERS, units=(5, 7)).tolist()
 
 
 def test_two_sites_are_listed_in_turns_with_one_site_after_the_other_in_the_indices(

@@ -51,11 +51,6 @@ families = pytest.mark.parametrize("name", tiny.NAMES)
 dtypes = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 def order(held: Held, values: NDArray[np.float64]) -> CellOrder:
     hold = Hold(site="attn_pre_out", held=held, value=Constant(values=values))
     return CellOrder(cell="c", holds=(hold,))

@@ -18,11 +18,6 @@ from workers.loading import Model
 from workers.messages import SITES, Site
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_every_family_passes_at_both_sites_and_is_left_as_it_was(

@@ -52,11 +52,6 @@ from workers.messages import (
 families = pytest.mark.parametrize("name", tiny.NAMES)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 def by_hand(model: Model, batch: Batch) -> dict[int, tuple[int, int, int, float]]:
     """Return (tokens, top1, top10, loss) by sequence, from uncut logits and torch's own loss."""
     logits = hooks.logits(model, batch).float()

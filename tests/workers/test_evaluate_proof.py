@@ -40,11 +40,6 @@ from workers.messages import SITES, Batch, ByPosition, CellOrder, Donors
 families = pytest.mark.parametrize("name", tiny.NAMES)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 @families
 def test_held_elements_are_the_donors_and_all_others_are_left_alone(name: str, home: Path) -> None:
     model = tiny.shared(name, home)

@@ -32,11 +32,6 @@ families = pytest.mark.parametrize("name", tiny.NAMES)
 dtypes = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 def prepared(model: Model, held: Held, values: NDArray[np.float64], share: float = 1.0) -> Fold:
     return Fold(lambda: hooks.projections(model, "attn_pre_out"), held, values, share)
 

@@ -32,11 +32,6 @@ BUDGET = 4 * tiny.VOCABULARY * 50  # rows of logits: several chunks of the large
 Values = list[NDArray[np.float64]]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 def asked(model: Model, sequences: list[int]) -> Batch:
     """Return a batch whose targets are what the bare model says, so that holding neurons hurts."""
     batch = tiny.batch(model, sequences)

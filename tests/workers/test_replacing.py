@@ -57,11 +57,6 @@ ATTENTION: tuple[Site, ...] = ("attn_pre_out",)
 MLP: tuple[Site, ...] = ("mlp_mid",)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 @cache
 def loaded(name: str, home: Path, dtype: Literal["float32", "bfloat16"]) -> Model:
     return tiny.model(name, home, dtype)

@@ -28,14 +28,6 @@ SEED = 5
 families = pytest.mark.parametrize("name", tiny.NAMES)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    for name in tiny.NAMES:
-        tiny.folder(name, path)
-    return path
-
-
 @pytest.fixture
 def pair(name: str, home: Path) -> tuple[Model, Model]:
     """A model in its own basis and in another."""

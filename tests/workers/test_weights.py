@@ -20,11 +20,6 @@ PARTS = {  # written out again, so that a wrong row of `families` cannot agree w
 }
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 @sites
 @pytest.mark.parametrize("name", ["opt", "mistral"])
 def test_a_norm_is_that_of_what_one_neuron_writes_when_it_alone_is_one(
