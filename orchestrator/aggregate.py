@@ -18,8 +18,11 @@ through which all of them, and the notes, are imported.
 Levels are ratios of sums (loss over tokens), not means of ratios: `orchestrator.answers` lists
 the metrics, `orchestrator.intervals` says what the intervals assume and how often they cover.
 Top-1 is a share, 0 to 1, of scored tokens; cross-entropy is in nats per token.
-What a running sweep has not answered yet is absent, never an error; a cell answered in
-part has levels but no change, and takes no part in contrasts, curves and areas.
+Cells may have read different numbers of documents (`orchestrator.extents`): a level is over
+all that its cell read, and whatever is compared over those that all of it read.
+What a running sweep has not answered yet is absent, never an error; a cell that has not
+answered one whole round of documents has levels but no change, and takes no part in
+contrasts, curves and areas.
 
 Shapes: C cells, G documents.
 """
@@ -33,6 +36,7 @@ from orchestrator.answers import (
     SEEDS,
     Answers,
     DifferingAnswersError,
+    DifferingRoundsError,
     Integers,
     UnknownMetricError,
     answers,
@@ -50,6 +54,7 @@ from orchestrator.notes import notes
 
 __all__ = [
     "DifferingAnswersError",
+    "DifferingRoundsError",
     "UnknownMetricError",
     "areas",
     "contrasts",
@@ -80,7 +85,9 @@ def summary(
 
     `documents_bytes` has columns model, data, sequence and bytes (UTF-8 bytes of the sequence's
     text); with it, causal models get bits per byte. A metric that does not apply is null. Errors
-    are those of the documents; one document has none (null). Raises DifferingAnswersError.
+    are those of the documents; one document has none (null). Levels, `tokens` and `documents` are
+    over all documents that a cell read, changes over those of its baseline among them. Raises
+    DifferingAnswersError and DifferingRoundsError.
     """
     points = nominal(cells)
     # One frame per (model, data); the empty one gives a sweep without results its columns.
@@ -101,19 +108,26 @@ def _levels(points: pl.DataFrame, found: Answers) -> pl.DataFrame:
     columns: dict[str, object] = {"cell": found.cells, "documents": found.seen_C}
     columns["tokens"] = totals["tokens"].astype(np.int64)
     base_C = _baselines(points, found)
+    compared_C = (base_C >= 0) & found.complete_C
+    common_C = np.where(compared_C, np.minimum(found.extent_C, found.extent_C[base_C]), 0)
     for metric in METRICS:
-        value_C, residuals_CG = found.ratio[metric], found.residuals[metric]
-        level = clustered(value_C, residuals_CG, found.seen_C)
-        columns |= {metric: value_C, f"{metric}_se": np.sqrt(level.variance)}
+        measure = found.measures[metric]
+        level = clustered(measure.level_C, measure.residuals_CG, found.seen_C)
+        columns |= {metric: level.value, f"{metric}_se": np.sqrt(level.variance)}
         # Without a baseline, and of a cell answered in part, the change is unknown: NaN.
-        known_C = np.where((base_C >= 0) & found.complete_C, 0.0, np.nan)
-        changed = residuals_CG - residuals_CG[base_C]
-        change = clustered(value_C - value_C[base_C] + known_C, changed, found.seen_C)
+        known_C = np.where(compared_C, 0.0, np.nan)
+        value_C, residuals_CG = measure.at(np.arange(len(found.cells)), common_C)
+        base_value_C, base_CG = measure.at(base_C, common_C)
+        change = clustered(
+            value_C - base_value_C + known_C,
+            residuals_CG - base_CG,
+            measure.documents(common_C),
+        )
         columns |= {f"d_{metric}": change.value}
         columns |= {f"d_{metric}_low": change.low, f"d_{metric}_high": change.high}
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         made = {name: totals[RATIOS[name][0]] / totals[RATIOS[name][1]] for name in _PLAIN}
-        made["perplexity"] = np.exp(found.ratio["ce"])
+        made["perplexity"] = np.exp(found.measures["ce"].level_C)
     columns |= {name: np.where(np.isfinite(x), x, np.nan) for name, x in made.items()}
     frame = pl.DataFrame({name: columns[name] for name in _SUMMARY})
     return frame.cast(_SUMMARY).fill_nan(None)

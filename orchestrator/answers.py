@@ -15,8 +15,10 @@ number, and each (model, data) becomes a table of cells by documents.
                     number; causal models
 
 Assumes that a sweep's cells are all scored on the same positions of the same
-sequences; a cell with fewer sequences than its peers (of a sweep still running)
-is *incomplete*: it has levels, over what is there, but no part in comparisons.
+sequences, round by round (`orchestrator.extents`): a cell may have stopped after
+some of them, and is compared over these. A cell with fewer sequences than its
+peers in the first round (of a sweep still running) is *incomplete*: it has levels,
+over what is there, but no part in comparisons.
 
 Shapes: R rows of results, C cells, G documents.
 """
@@ -31,7 +33,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from orchestrator import labels
-from orchestrator.intervals import Floats, ratios
+from orchestrator.extents import Measure, extents, measure
+from orchestrator.intervals import Floats
 
 Integers = NDArray[np.int64]
 
@@ -62,6 +65,7 @@ RESULTS = pl.Schema(
         "cell": pl.String,
         "document": pl.String,
         "sequence": pl.Int64,
+        "round": pl.Int64,
         "tokens": pl.Int64,
         "top1": pl.Int64,
         "top10": pl.Int64,
@@ -79,6 +83,10 @@ RESULTS = pl.Schema(
 
 class DifferingAnswersError(ValueError):
     """A cell was answered twice, differently."""
+
+
+class DifferingRoundsError(ValueError):
+    """A document was visited in different rounds."""
 
 
 class UnknownMetricError(ValueError):
@@ -101,12 +109,15 @@ def method_label(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def distinct(results: pl.LazyFrame) -> pl.LazyFrame:
-    """Return `results` with one row per (cell, sequence).
+    """Return `results` with one row per (cell, sequence); without rounds, all is in round 0.
 
     A retried task can answer a cell again. Equal answers, in every column and to the last bit,
     are kept once; differing ones raise DifferingAnswersError, which names the cells.
     """
-    frame = results.select(pl.col(name).cast(kind) for name, kind in RESULTS.items()).collect()
+    if "round" not in results.collect_schema():
+        results = results.with_columns(round=0)
+    typed = results.select(pl.col(name).cast(kind) for name, kind in RESULTS.items())
+    frame = typed.with_columns(pl.col("round").fill_null(0)).collect()
     if frame.select("cell", "sequence").n_unique() == frame.height:
         return frame.lazy()
     frame = frame.unique()
@@ -138,17 +149,21 @@ class Answers:
     data: str
     cells: list[str]
     """C names, ascending."""
-    complete_C: NDArray[np.bool_]
-    """Whether as many sequences are there as of any cell."""
+    extent_C: Integers
+    """Rounds that are answered whole, from the first one on: with as many sequences in each of
+    them as any cell has."""
     seen_C: Integers
     """Documents with at least one scored token, per cell."""
     totals: Mapping[str, Floats]
     """Sums over sequences, (C,), of every column that `RATIOS` names; NaN if not known."""
-    ratio: Mapping[str, Floats]
-    """Per metric that applies here: each cell's level, (C,)."""
-    residuals: Mapping[str, Floats]
-    """Per metric that applies here: each document's share of the level's error, (C, G), of the
-    G documents with at least one token (or byte) that the metric counts."""
+    measures: Mapping[str, Measure]
+    """Per metric that applies here, over the G documents with at least one token (or byte) that
+    the metric counts."""
+
+    @property
+    def complete_C(self) -> NDArray[np.bool_]:
+        """Whether a cell takes part in comparisons, over the rounds of its extent."""
+        return self.extent_C > 0
 
 
 def answers(
@@ -161,7 +176,7 @@ def answers(
 
     `sizes` gives columns model, data, sequence and bytes, the UTF-8 bytes of a sequence.
     `metrics` are those that get a level and residuals, where they apply.
-    Raises DifferingAnswersError and UnknownMetricError.
+    Raises DifferingAnswersError, DifferingRoundsError and UnknownMetricError.
     """
     strangers = [m for m in metrics if m not in RATIOS]
     if strangers:
@@ -224,7 +239,11 @@ def _answers(owners: pl.DataFrame, rows: pl.DataFrame, metrics: Sequence[str]) -
     }
     sums = {name: made.get(name) for pair in RATIOS.values() for name in pair}
     sums_R = {name: column(name) if x is None else x for name, x in sums.items()}
-    ratio, residuals = {}, {}
+    round_R = rows["round"].to_numpy().astype(np.int64)
+    extent_C = extents(cell_R, round_R)
+    alike = bool(np.isin(extent_C, (0, round_R.max() + 1)).all())
+    round_G = _rounds(owners, document_R, round_R)
+    measures = {}
     for metric in dict.fromkeys(metrics):
         over, under = RATIOS[metric]
         known = not any(np.isnan(sums_R[name]).all() for name in (over, under))
@@ -232,21 +251,34 @@ def _answers(owners: pl.DataFrame, rows: pl.DataFrame, metrics: Sequence[str]) -
             continue
         under_CG = by_document(sums_R[under])
         counted_G = by_document(sums_R["tokens" if under == "numbers" else under]).any(axis=0)
-        level_C, error_CG = ratios(by_document(sums_R[over])[:, counted_G], under_CG[:, counted_G])
-        if metric == "perplexity":
-            with np.errstate(over="ignore"):
-                level_C = np.exp(level_C)
-            level_C = np.where(np.isfinite(level_C), level_C, np.nan)
-            error_CG = error_CG * level_C[:, None]
-        ratio[metric], residuals[metric] = level_C, error_CG
-    sequences_C = np.bincount(cell_R)
+        measures[metric] = measure(
+            by_document(sums_R[over])[:, counted_G],
+            under_CG[:, counted_G],
+            round_G[counted_G],
+            alike=alike,
+            exponential=metric == "perplexity",
+        )
     return Answers(
         model=owners["model"][0],
         data=owners["data"][0],
         cells=owners.filter(pl.col("number").is_in(rows["number"].implode()))["cell"].to_list(),
-        complete_C=sequences_C == sequences_C.max(),
+        extent_C=extent_C,
         seen_C=(by_document(column("tokens")) > 0).sum(axis=1),
         totals={name: summed(cell_R, values_R, cells) for name, values_R in sums_R.items()},
-        ratio=ratio,
-        residuals=residuals,
+        measures=measures,
     )
+
+
+def _rounds(owners: pl.DataFrame, document_R: Integers, round_R: Integers) -> Integers:
+    """Return the round of every document, (G,)."""
+    round_G = np.zeros(int(document_R.max()) + 1, dtype=np.int64)
+    round_G[document_R] = round_R
+    moved = np.unique(document_R[round_G[document_R] != round_R])
+    if len(moved):
+        raise DifferingRoundsError(
+            f"{len(moved)} documents of {owners['model'][0]} on {owners['data'][0]} are in one"
+            " round in some rows of `results` and in another in others, expected the same in all:"
+            " these are answers of sweeps that visit documents in different orders; delete the"
+            " parts that are not of this one and run it again"
+        )
+    return round_G

@@ -4,10 +4,15 @@ All of it is arithmetic over facts and shapes, so it is known before anything
 runs, and a plan that cannot be held is refused instead of failing hours later.
 
 A replica holds, at its largest: the weights, a copy of the output projections that are
-held together (folding restores from it), the activations of one batch (with the
-donors' when resampling), some chunks of logits, while collecting the histogram of
-every neuron in every stratum, and while learning what a backward pass keeps. Factors
-are stated where they are used; they are meant to be somewhat too large.
+held together (folding restores from it), the activations of one batch, and the most of
+
+    evaluating   chunks of logits and what the cells of a call share: what is recorded of
+                 the pass below their first places, donors' activations, and the bare
+                 model's hidden states for KL; or what values are drawn from
+    collecting   the histogram of every neuron in every stratum
+    learning     what a backward pass keeps
+
+Factors are stated where they are used; they are meant to be somewhat too large.
 
 Time is rough: floating-point operations over a rate that is typical of the
 device, to tell minutes from days.
@@ -16,7 +21,9 @@ device, to tell minutes from days.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.cells import data_of
+from orchestrator import batching
+from orchestrator.calls import CONSTANTS_PER_CALL, DONATED_PER_CALL
+from orchestrator.cells import data_of, scopes
 from orchestrator.collection import stratified
 from orchestrator.graph import DRAWS
 from orchestrator.plan import Plan
@@ -24,13 +31,12 @@ from orchestrator.pool import PoolError
 from workers.learning_cost import memory_bytes
 from workers.messages import ModelRef
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PROCESS_BYTES = 900 * 2**20
 """A process with torch, transformers and Arrow imported, in bytes (measured, rounded up)."""
 FLOPS = {"cpu": 3e10, "cuda": 1e14}
 """Typical floating-point operations a second of one replica: one core; one GPU in bf16."""
-ACTIVATIONS = 24
-"""Widths of d_model that one position of one layer may hold at once, attention included."""
+SCORING = {False: 4, True: 6}
+"""Tensors of `logits_bytes` held at once, without and with KL (`workers.metrics`: 2, and 4¼)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,16 +89,16 @@ def budget(plan: Plan) -> Budget:
 
 
 def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
-    facts, evaluation, statistics = ref.facts, plan.spec.evaluation, plan.spec.statistics
-    width = BYTES[ref.dtype]
+    facts, statistics = ref.facts, plan.spec.statistics
+    width = batching.BYTES[ref.dtype]
     weights = facts.parameters * width
     # Sites are counted one after the other, and held together where the sweep says so.
     together = max(sum(facts.neurons_at(s) for s in group) for group in plan.spec.sites)
     neurons = max(facts.neurons_at(s) for group in plan.spec.sites for s in group)
     sites = {site for group in plan.spec.sites for site in group}
     projections = facts.layers * together * facts.d_model * width
-    positions = max(evaluation.batch_tokens, facts.window)
-    activations = positions * facts.d_model * ACTIVATIONS * width
+    positions = batching.tokens(plan.spec, ref)
+    activations = positions * facts.d_model * batching.ACTIVATIONS * width
     rows = facts.layers * neurons
     data = data_of(plan.spec, ref.name)
     source = statistics.data or data
@@ -103,11 +109,11 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
     beside = 200 + 48 * statistics.shards
     histogram = max(counted) * (statistics.bins * 28 + beside)
     pilot = statistics.pilot_positions * rows * width * 2  # in parts, and joined
-    replaced = _replaced(plan, ref, positions, facts.layers * together)
+    evaluating = _evaluating(plan, ref, positions, facts.layers * together)
     learned = 0
     if any(t.kind == "learn" for t in plan.tasks):
-        learned = memory_bytes(facts, evaluation.batch_tokens, ref.dtype)
-    work = max(replaced + evaluation.logits_bytes * 4, histogram, pilot, learned)
+        learned = memory_bytes(facts, positions, ref.dtype)
+    work = max(evaluating, histogram, pilot, learned)
     collected = plan.spec.data[source].positions("collect", facts.window)
     evaluated = plan.spec.data[data].positions("evaluate", facts.window)
     partial = max(counted) * (statistics.bins * 8 + beside)
@@ -137,23 +143,69 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
     )
 
 
-def _replaced(plan: Plan, ref: ModelRef, positions: int, neurons: int) -> int:
-    """Return the bytes of what is put in the place of neurons that are held at no constant.
+def _evaluating(plan: Plan, ref: ModelRef, positions: int, neurons: int) -> int:
+    """Return the bytes of what evaluating keeps beside one layer's activations.
 
-    Donors' activations lie side by side, draw by draw; what is drawn from histograms needs
-    these, and a working copy of one layer's activations in double precision.
+    A call has cells that take donors' activations, or others (`orchestrator.calls`), and not both.
     """
-    width, passes, tables = BYTES[ref.dtype], 0, 0
+    evaluation, each = plan.spec.evaluation, positions * batching.BYTES[ref.dtype]
+    kl = "kl" in evaluation.metrics
+    drawn = _drawn(plan, positions, neurons, ref.facts.layers)
+    shared = [each * _recorded(plan, ref, CONSTANTS_PER_CALL) + drawn]
+    if any(method.donated for method in plan.spec.methods):
+        shared.append(each * (_recorded(plan, ref, DONATED_PER_CALL) + _donated(plan, ref)))
+    # Against the bare model, all cells of a call are scored together.
+    cells = max(CONSTANTS_PER_CALL, DONATED_PER_CALL)
+    hidden = each * ref.facts.d_model * (1 + cells) if kl else 0
+    return max(shared) + hidden + evaluation.logits_bytes * SCORING[kl]
+
+
+def _recorded(plan: Plan, ref: ModelRef, cells: int) -> int:
+    """Return the values recorded of a position, so that a call's cells begin at their first places.
+
+    Of each different place 2 d_model and its neurons, and of all d_model once (`workers.prefix`).
+    There are no more of them than cells. A rule that ranks over all layers may begin in any.
+    """
+    facts, spec = ref.facts, plan.spec
+    held = _held(plan, ref)
+    anywhere = spec.complement or any(s.over == "all" for s in spec.selections)
+    first = {layer for scope in held for layer in (scope if anywhere else scope[:1])}
+    places = min(cells, len(first) * len(spec.sites))
+    neurons = max(facts.neurons_at(site) for group in spec.sites for site in group)
+    return places * (2 * facts.d_model + neurons) + facts.d_model
+
+
+def _donated(plan: Plan, ref: ModelRef) -> int:
+    """Return the donors' activations of a position: of all passes, sites and held layers.
+
+    Draws that are independent lie side by side, and so do sites that are held apart, because
+    cells of both may be in a call.
+    """
+    passes = max(1 if m.word("drawn") == "joint" else DRAWS for m in plan.spec.methods if m.donated)
+    sites = {site for group in plan.spec.sites for site in group}
+    held = _held(plan, ref)
+    layers = sum(sorted(map(len, held))[-DONATED_PER_CALL:])
+    return passes * layers * sum(ref.facts.neurons_at(site) for site in sites)
+
+
+def _held(plan: Plan, ref: ModelRef) -> list[tuple[int, ...]]:
+    """Return in which layers units may be held together, scope by scope; none is in two."""
+    every = tuple(range(ref.facts.layers))
+    return [every] if plan.spec.complement else scopes(plan.spec, ref.facts.layers)
+
+
+def _drawn(plan: Plan, positions: int, neurons: int, layers: int) -> int:
+    """Return the bytes of what values are drawn from, neuron by neuron.
+
+    Beside the tables is a working copy of one layer's activations in double precision.
+    """
+    tables = 0
     for method in plan.spec.methods:
-        if method.donated:
-            drawn = method.word("drawn")
-            passes = max(passes, 1 if drawn == "joint" else DRAWS)
-        elif method.method == "marginal":
+        if method.method == "marginal":
             tables = max(tables, neurons * plan.spec.statistics.bins * 16)
-        elif not method.constant:
+        elif not method.constant and not method.donated:
             tables = max(tables, neurons * 64)
-    layer = positions * neurons // ref.facts.layers * 8 * 3 if tables else 0
-    return max(passes * positions * neurons * width, tables + layer)
+    return tables + positions * neurons // layers * 8 * 3 if tables else 0
 
 
 def demand(plan: Plan) -> Demand:

@@ -10,6 +10,7 @@ Shapes: S sequences.
 """
 
 import hashlib
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator import values
-from orchestrator.feed import batched, common_tokens, donated, told
+from orchestrator.feed import batched, common_tokens, donated, sequences, told
 from orchestrator.names import canonical
+from orchestrator.rounds import assigned, of_rounds
 from orchestrator.shards import of_role
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tasks import Task
@@ -44,11 +46,16 @@ class Cases:
         self._tried: set[tuple[str, ...]] = set()
         self._table = lru_cache(maxsize=64)(store.table)  # committed files never change
         self._common = lru_cache(maxsize=8)(self._common_tokens)  # a table is of one tokenizer
+        self._own = lru_cache(maxsize=1)(lambda file: sequences(self._table(file)))
+        self._round_of = lru_cache(maxsize=8)(self._rounds)
+        self._fed = lru_cache(maxsize=1)(self._batches)  # the calls of a sweep ask for the same
 
     def forget(self) -> None:
         """Try everything anew: another model was loaded."""
         self._checked.clear()
         self._tried.clear()
+        self._fed.cache_clear()
+        self._own.cache_clear()
 
     @property
     def _ref(self) -> ModelRef:
@@ -60,31 +67,56 @@ class Cases:
         cells: Mapping[str, Mapping[str, Any]] = a["cells"]
         known: values.Known = {}
         orders = [values.order(facts, c, asked, self.store, known) for c, asked in cells.items()]
-        data = self._table(a["data"])
-        common = None if facts.modality == "image" else self._common(a["data"])
-        evaluated, scored = of_role(data, "evaluate"), told(a["scored"])
-        fed = batched(evaluated, facts, a["batch_tokens"], common=common, scored=scored)
+        fed = self._fed(
+            *(a[key] for key in ("data", "batch_tokens", "rounds", "visits")),
+            tuple(a["asked"]),
+            canonical(a["scored"]),
+        )
         pad = facts.specials.get("pad", 0)
         files = {str(c["value"]["donors"]) for c in cells.values() if c and "donors" in c["value"]}
-        given = {f: donated(data, self._table(f), fed, pad) for f in sorted(files)}
-        canaries = self._try(orders, cells, fed[0])
-        answers = self.replica.evaluate(
-            fed, orders, given, logits_bytes=a["logits_bytes"], kl=a["kl"]
+        given = {f: donated(self._own(a["data"]), self._table(f), fed, pad) for f in sorted(files)}
+        canaries = self._try(orders, cells, fed[0]) if fed else {}
+        how = {key: a[key] for key in ("logits_bytes", "kl", "compile")}
+        # With fewer documents than rounds the last rounds have none.
+        answers = (
+            self.replica.evaluate(fed, orders, given, **how)
+            if fed
+            else [_nothing(order.cell) for order in orders]
         )
         digests = [values.digest(facts, asked, self.store, known) for asked in cells.values()]
         # Results first: a cell counts as done when its execution is there.
-        results = self._results(a["data"], answers)
+        results = self._results(a, answers)
         if not self.store.commit(task.file, parquet(results, task.name)):
             self._compare(task, results)
         held = [values.counts(self.store, facts, asked) for asked in cells.values()]
-        executions = self._executions(answers, digests, held)
+        about = self.replica.describe()
+        executions = self._executions(a["asked"], about, answers, digests, held)
         self.store.commit(a["executions"], parquet(executions, task.name))
         return {
             "answers": len(answers),
             "seconds": sum(x.seconds for x in answers),
             "fold_minus_hook": self._checked,
             "canaries": canaries,
+            **{k: about[k] for k in ("compiled", "shared") if k in about},
         }
+
+    def _batches(
+        self, file: str, tokens: int, rounds: int, visits: int, asked: tuple[int, ...], scored: str
+    ) -> tuple[Batch, ...]:
+        """Return what the model is fed in some rounds, round by round."""
+        facts, table = self._ref.facts, of_role(self._table(file), "evaluate")
+        common = None if facts.modality == "image" else self._common(file)
+        positions = told(json.loads(scored))
+        return tuple(
+            batch
+            for part in of_rounds(table, self._round_of(file, visits, rounds), asked)
+            for batch in batched(part, facts, tokens, common=common, scored=positions)
+        )
+
+    def _rounds(self, file: str, visits: int, rounds: int) -> dict[str, int]:
+        """Return the round of every evaluated document of a data table."""
+        documents = of_role(self._table(file), "evaluate").column("document").to_pylist()
+        return assigned(documents, visits, rounds)
 
     def _common_tokens(self, file: str) -> frozenset[int]:
         """Return the commonest tokens of a data table."""
@@ -117,14 +149,17 @@ class Cases:
                 " have them computed again, and look at what differs between the two machines"
             )
 
-    def _results(self, data: str, answers: Sequence[CellAnswer]) -> pa.Table:
-        table = self._table(data).select(["sequence", "document"]).to_pydict()
+    def _results(self, a: Mapping[str, Any], answers: Sequence[CellAnswer]) -> pa.Table:
+        table = self._table(a["data"]).select(["sequence", "document"]).to_pydict()
+        round_of = self._round_of(a["data"], a["visits"], a["rounds"])
         document = dict(zip(table["sequence"], table["document"], strict=True))
         numbers = np.concatenate([x.sequence for x in answers])
+        documents = [document[n] for n in numbers.tolist()]
         columns = {
             "cell": [x.cell for x in answers for _ in x.sequence],
-            "document": [document[n] for n in numbers.tolist()],
+            "document": documents,
             "sequence": numbers,
+            "round": [round_of[d] for d in documents],
             **{c: np.concatenate([getattr(x, c) for x in answers]) for c in _ALWAYS},
         }
         # All cells of a call are of one model, so a sum is there for all of them or for none.
@@ -134,13 +169,15 @@ class Cases:
 
     def _executions(
         self,
+        asked: Sequence[int],
+        about: Mapping[str, str],
         answers: Sequence[CellAnswer],
         digests: Sequence[str],
         held: Sequence[Sequence[int]],
     ) -> pa.Table:
-        about = self.replica.describe()
         columns = {
             "cell": [x.cell for x in answers],
+            "rounds": [list(asked) for _ in answers],
             "told": [x.told for x in answers],
             "held": [x.held for x in answers],
             "held_by_layer": [list(counts) for counts in held],
@@ -153,6 +190,25 @@ class Cases:
             "hostname_hash": _hash(platform.node()),
         }
         return rows("executions", columns, len(answers))
+
+
+def _nothing(cell: str) -> CellAnswer:
+    """Return the answer over no sequence."""
+    none = np.empty(0, np.int64)
+    known = dict.fromkeys(_SOMETIMES)
+    return CellAnswer(
+        cell=cell,
+        sequence=none,
+        tokens=none,
+        top1=none,
+        top10=none,
+        loss=np.empty(0),
+        nan=none,
+        told=0,
+        held=0,
+        seconds=0.0,
+        **known,
+    )
 
 
 def _hash(text: str) -> str:

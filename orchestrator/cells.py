@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from orchestrator import batching, rounds
 from orchestrator.arms import MethodSpec, SelectionSpec
 from orchestrator.draft import Made
 from orchestrator.held import HeldSet, scope
@@ -227,15 +228,21 @@ def asked(method: MethodSpec) -> dict[str, object]:
 def bare(spec: Spec, ref: ModelRef, data: Made) -> dict[str, object]:
     """Return the recipe of the unablated model's cell."""
     evaluation = spec.evaluation
-    return {
+    recipe: dict[str, object] = {
         "model": ref.weights,
         "dtype": ref.dtype,
         "data": data.name,
-        "batch_tokens": evaluation.batch_tokens,
+        "batch_tokens": batching.tokens(spec, ref),
         "logits_bytes": evaluation.logits_bytes,
         "scored": scored(spec, ref.facts),
         "kl": "kl" in evaluation.metrics,
     }
+    parts = rounds.count(spec, ref, data_of(spec, ref.name))
+    if parts > 1:  # one round has all documents, whatever their order
+        recipe["rounds"] = [parts, spec.seeds.visits]
+    if spec.compile:
+        recipe["compile"] = True
+    return recipe
 
 
 def scored(spec: Spec, facts: ModelFacts) -> dict[str, object]:

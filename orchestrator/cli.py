@@ -27,10 +27,10 @@ from orchestrator import printing
 from orchestrator.mistakes import SpecError
 from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
-from orchestrator.spec import as_yaml, resolved
 from orchestrator.status import status as status_of
 from orchestrator.store import Store, StoreError
 from orchestrator.tasks import Failure
+from orchestrator.written import as_yaml, resolved
 
 app = typer.Typer(
     help="Neuron-ablation sweeps of transformers: what breaks when these neurons are held at that"

@@ -20,6 +20,7 @@ layer (and stratum), so that many tasks share the work.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from orchestrator import batching
 from orchestrator.draft import Draft, Made
 from orchestrator.labels import rotated
 from orchestrator.spec import Spec
@@ -117,13 +118,13 @@ class Collection:
             "documents": statistics.pilot_documents,
             "seed": statistics.pilot_seed,
             "shards": statistics.shards,
-            "batch_tokens": self.spec.evaluation.batch_tokens,
+            "batch_tokens": batching.tokens(self.spec, self.ref),
         }
         self.common: dict[str, object] = {
             "site": self.site,
             "data": data.file,
             "data_name": data_name,
-            "batch_tokens": self.spec.evaluation.batch_tokens,
+            "batch_tokens": batching.tokens(self.spec, self.ref),
             "shards": statistics.shards,
         }
         kept = {"counted": asdict(self.whole)}

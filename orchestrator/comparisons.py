@@ -14,6 +14,12 @@ together, each named by the first curve's fraction. Where the other curve never 
 a difference would say nothing of the rules, because more held units cost more whatever the
 rule: the point has a reason in place of a number, and so has the area.
 
+Curves are compared on *the same documents*. Cells may have stopped after different numbers of
+rounds (`orchestrator.extents`), so at every mask and point all that is compared, the
+unablated model too, is taken over the rounds that all of it has answered. Other masks and
+points may have read more documents or fewer; then a number is worth fewer documents than
+there are, and G/(G−1) and the degrees are those of what it is worth (`extents.worth`).
+
 The area is a curve's mean level over the held share: trapezoids from its smallest share
 (0, the unablated model) to its largest, divided by that range, so it has the metric's
 unit whatever the range. It makes one number per mask of all points together, so nobody
@@ -31,8 +37,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.answers import Answers, Integers
+from orchestrator.extents import layers, worth
 from orchestrator.groups import Curve
-from orchestrator.intervals import Estimate, Floats, trapezoid_weights
+from orchestrator.intervals import Estimate, Floats, crossed, trapezoid_weights
 
 SAME = 1e-12
 """Held shares that lie no further apart than this are the same."""
@@ -177,30 +184,70 @@ def _step(
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """What a mean over masks is made of."""
+
+    value_M: Floats
+    """Each mask's number, in the metric's unit."""
+    residuals_MG: Floats
+    """Each document's share of that number's error; 0 of a document that was not taken."""
+    layer_G: Integers
+    """0 for documents that were taken at every mask and point, more for those taken at fewer."""
+
+    @property
+    def worth(self) -> float:
+        """How many documents the mean is worth; all of them where none was left out."""
+        return worth(self.residuals_MG.mean(axis=0), self.layer_G)
+
+    @property
+    def mean(self) -> Estimate:
+        """The mean over masks; its error covers documents and masks."""
+        return crossed(self.value_M, self.residuals_MG, self.worth)
+
+
+def common(found: Answers, step: Step, base: int | None = None) -> Integers:
+    """Return the rounds that all curves of a step, and a row, have answered, (M, K)."""
+    least_CMK = np.array([found.extent_C[rows].min(axis=-1) for rows in step.rows])
+    least_MK: Integers = least_CMK.min(axis=0)
+    return least_MK if base is None else np.minimum(least_MK, found.extent_C[base])
+
+
+def documents(found: Answers, metric: str, step: Step, base: int | None = None) -> int:
+    """Return how many documents are taken at every mask and point of a step: the fewest of any."""
+    layer_G = layers(found.measures[metric].round_G, common(found, step, base))
+    return int((layer_G == 0).sum())
+
+
 def levels(
     found: Answers, metric: str, step: Step, curve: int = 0, base: int | None = None
-) -> tuple[Floats, Floats]:
-    """Return one curve's number per mask, (M,), and residuals, (M, G); less a row, if `base`."""
-    rows_MKD = step.rows[curve]
-    value_MKD = found.ratio[metric][rows_MKD]
-    residuals_MKDG = found.residuals[metric][rows_MKD]
+) -> Sample:
+    """Return one curve's number per mask, less a row's if `base`, on what all curves have read."""
+    measure, extents_MK = found.measures[metric], common(found, step, base)
+    extents_MKD = extents_MK[..., None]
+    value_MKD, residuals_MKDG = measure.at(step.rows[curve], extents_MKD)
     if base is not None:
         # Before any mean, so that a row differs from itself by exactly nothing.
-        value_MKD = value_MKD - found.ratio[metric][base]
-        residuals_MKDG = residuals_MKDG - found.residuals[metric][base]
+        base_value, base_residuals = measure.at(np.full_like(extents_MKD, base), extents_MKD)
+        value_MKD = value_MKD - base_value
+        residuals_MKDG = residuals_MKDG - base_residuals
     residuals_MKG = residuals_MKDG.mean(axis=2)
-    value_M = value_MKD.mean(axis=2) @ step.weights_K
-    return value_M, np.einsum("mkg,k->mg", residuals_MKG, step.weights_K)
+    return Sample(
+        value_M=value_MKD.mean(axis=2) @ step.weights_K,
+        residuals_MG=np.einsum("mkg,k->mg", residuals_MKG, step.weights_K),
+        layer_G=layers(measure.round_G, extents_MK),
+    )
 
 
-def combined(
-    found: Answers, metric: str, step: Step, signs: Sequence[int]
-) -> tuple[Floats, Floats]:
-    """Return the curves' signed sum: its number per mask, (M,), and residuals, (M, G)."""
+def combined(found: Answers, metric: str, step: Step, signs: Sequence[int]) -> Sample:
+    """Return the curves' signed sum, on what all of them have read, those of sign 0 too."""
     parts = [levels(found, metric, step, curve) for curve in range(len(signs))]
-    value_M = np.sum([s * v for s, (v, _) in zip(signs, parts, strict=True)], axis=0)
-    residuals_MG = np.sum([s * r for s, (_, r) in zip(signs, parts, strict=True)], axis=0)
-    return value_M, residuals_MG
+    signed = list(zip(signs, parts, strict=True))
+    return Sample(
+        value_M=np.sum([s * part.value_M for s, part in signed], axis=0),
+        residuals_MG=np.sum([s * part.residuals_MG for s, part in signed], axis=0),
+        layer_G=parts[0].layer_G,
+    )
 
 
 def stacked(found: Sequence[Estimate]) -> Estimate:

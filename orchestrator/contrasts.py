@@ -36,9 +36,9 @@ import polars as pl
 from orchestrator import gap
 from orchestrator.adjust import cautious, holm
 from orchestrator.answers import METRICS, Answers, answers, nominal
-from orchestrator.comparisons import NOTHING, combined, stacked, steps
+from orchestrator.comparisons import NOTHING, combined, documents, stacked, steps
 from orchestrator.groups import GROUP, Curve, Group, groups
-from orchestrator.intervals import Estimate, Floats, crossed
+from orchestrator.intervals import Estimate, Floats
 from orchestrator.labels import OWN
 
 MANY = 20
@@ -92,7 +92,8 @@ def contrasts(
 
     The area is the mean difference over the held share. Where all masks hold the same (fraction
     1) `masks` is 1 and the interval covers documents only. Where a and b hold different shares
-    there is a reason in place of numbers. Rows of the metric `gap_closed` hold
+    there is a reason in place of numbers. `documents` are those that all compared cells have read,
+    the fewest of any mask and, for the area, of any fraction. Rows of the metric `gap_closed` hold
     the share of the gap from b to `optimal` that a closes (`orchestrator.gap`).
     `documents_bytes` is that of the summary. Raises DifferingAnswersError, UnknownMetricError.
     """
@@ -139,13 +140,13 @@ def _rows(
             if step.share == 0:
                 continue
             for metric in metrics:
-                if metric in found.ratio:
-                    documents = found.residuals[metric].shape[1]
+                if metric in found.measures:
+                    seen = documents(found, metric, step)
                     key: dict[str, object] = {**question.key, "metric": metric}
                     key |= {"fraction": step.fraction}
-                    key |= {"documents": documents, "masks": step.masks, "reason": step.reason}
+                    key |= {"documents": seen, "masks": step.masks, "reason": step.reason}
                     if step.reason is None:
-                        yield key, crossed(*combined(found, metric, step, question.signs))
+                        yield key, combined(found, metric, step, question.signs).mean
                     else:
                         yield key, NOTHING
     for group in every:
@@ -165,7 +166,7 @@ def _gaps(found: Answers, group: Group) -> Iterator[Row]:
             share, reason = gap.closed(found, step)
             key: dict[str, object] = {**group.keys, "a": a, "b": b, "declared": False}
             key |= {"fraction": step.fraction, "metric": gap.METRIC, "reason": reason}
-            key |= {"documents": found.residuals["ce"].shape[1], "masks": step.masks}
+            key |= {"documents": documents(found, "ce", step), "masks": step.masks}
             yield key, share
 
 

@@ -10,6 +10,10 @@ over documents and masks:
 An area is the curve's mean level over the held share (`orchestrator.comparisons`), one
 number for the whole curve.
 
+Where cells have read different numbers of documents, a point is over those that its mask's
+draws have all read, and its change over those that the unablated model has read too; other
+points and masks may have read others (`orchestrator.comparisons`).
+
 Shapes: M masks, P points, G documents.
 """
 
@@ -20,9 +24,9 @@ import polars as pl
 
 from orchestrator.answers import METRICS, Answers, answers, nominal
 from orchestrator.bands import joint_level
-from orchestrator.comparisons import Step, levels, stacked, steps
+from orchestrator.comparisons import Sample, Step, documents, levels, stacked, steps
 from orchestrator.groups import GROUP, Curve, Group, groups
-from orchestrator.intervals import LEVEL, Estimate, Floats, crossed
+from orchestrator.intervals import LEVEL, Estimate, Floats
 
 _KEYS: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(GROUP, pl.String),
@@ -71,11 +75,10 @@ def curves(
                 if not numbers:
                     continue
                 level = joint_level(*_shares(points, numbers, len(curve.seeds)), seed=seed)
-                for step, (value_M, residuals_MG) in zip(points, numbers, strict=True):
-                    key = _key(group, curve, name, step, value_M) | {"held_share": step.share}
-                    estimate = crossed(value_M, residuals_MG)
+                for step, sample in zip(points, numbers, strict=True):
+                    key = _key(group, curve, name, step, sample) | {"held_share": step.share}
                     keys += [key | {"band": b} for b in ("pointwise", "simultaneous")]
-                    found += [estimate] * 2
+                    found += [sample.mean] * 2
                     wanted += [LEVEL, float(level)]
     return _table(keys, found, np.array(wanted), _CURVES, "mean")
 
@@ -89,7 +92,8 @@ def areas(
 ) -> pl.DataFrame:
     """Return the area under each curve: its mean level from `from_share` to `to_share` held.
 
-    Over the masks that are answered at every point. Of `to_share` below 1, say so beside the
+    Over the masks that are answered at every point; `documents` are the fewest that were read at
+    any of these. Of `to_share` below 1, say so beside the
     number. Raises DifferingAnswersError, UnknownMetricError.
     """
     keys: list[dict[str, object]] = []
@@ -100,11 +104,11 @@ def areas(
                 continue
             for metric in _applying(here, metrics):
                 for name, base in _changes(group, metric):
-                    value_M, residuals_MG = levels(here, metric, step, base=base)
-                    key = _key(group, curve, name, step, value_M)
+                    sample = levels(here, metric, step, base=base)
+                    key = _key(group, curve, name, step, sample)
                     key |= dict(zip(("from_share", "to_share"), step.span, strict=True))
-                    keys.append(key | {"documents": residuals_MG.shape[1]})
-                    found.append(crossed(value_M, residuals_MG))
+                    keys.append(key | {"documents": documents(here, metric, step, base)})
+                    found.append(sample.mean)
     return _table(keys, found, np.full(len(found), LEVEL), _AREAS, "area")
 
 
@@ -122,7 +126,7 @@ def _every(
 
 
 def _applying(found: Answers, metrics: Sequence[str]) -> list[str]:
-    return [metric for metric in dict.fromkeys(metrics) if metric in found.ratio]
+    return [metric for metric in dict.fromkeys(metrics) if metric in found.measures]
 
 
 def _changes(group: Group, metric: str) -> list[tuple[str, int | None]]:
@@ -131,23 +135,21 @@ def _changes(group: Group, metric: str) -> list[tuple[str, int | None]]:
     return [level] if group.baseline < 0 else [level, (f"d_{metric}", group.baseline)]
 
 
-def _shares(
-    points: Sequence[Step], numbers: Sequence[tuple[Floats, Floats]], masks: int
-) -> tuple[Floats, Floats]:
+def _shares(points: Sequence[Step], numbers: Sequence[Sample], masks: int) -> tuple[Floats, Floats]:
     """Return each document's share of each point's error, (P, G), and each mask's, (P, M)."""
-    residuals_PG = np.array([residuals_MG.mean(axis=0) for _, residuals_MG in numbers])
-    documents = residuals_PG.shape[1]
+    residuals_PG = np.array([sample.residuals_MG.mean(axis=0) for sample in numbers])
     masks_PM = np.zeros((len(points), masks))
-    for p, (step, (value_M, _)) in enumerate(zip(points, numbers, strict=True)):
+    for p, (step, sample) in enumerate(zip(points, numbers, strict=True)):
         if step.masks > 1:
             scale = (step.masks * (step.masks - 1)) ** 0.5
-            masks_PM[p, step.masks_M] = (value_M - value_M.mean()) / scale
-    scale = (documents / (documents - 1)) ** 0.5 if documents > 1 else np.nan
-    return residuals_PG * scale, masks_PM
+            masks_PM[p, step.masks_M] = (sample.value_M - sample.value_M.mean()) / scale
+    counts = [sample.worth for sample in numbers]
+    scale_P = np.array([(n / (n - 1)) ** 0.5 if n > 1 else np.nan for n in counts])
+    return residuals_PG * scale_P[:, None], masks_PM
 
 
-def _key(group: Group, curve: Curve, metric: str, step: Step, value_M: Floats) -> dict[str, object]:
-    sd = float(value_M.std(ddof=1)) if step.masks > 1 else None
+def _key(group: Group, curve: Curve, metric: str, step: Step, sample: Sample) -> dict[str, object]:
+    sd = float(sample.value_M.std(ddof=1)) if step.masks > 1 else None
     name = {"method": curve.method, "parameters": curve.parameters, "metric": metric}
     return {**group.keys, **name, "sd_masks": sd, "masks": step.masks}
 

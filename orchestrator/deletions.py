@@ -3,7 +3,8 @@
 A rule that ranks over all layers takes many units of one layer and few of another; whether
 two rules differ by which units they take or only by which layers is asked of this table.
 It says what the forward passes really held (`executions.held_by_layer`), not what was planned;
-in neurons, also where whole heads are held.
+in neurons, also where whole heads are held. A cell that was answered in several parts, some
+rounds of documents at a time, held the same in all of them, or its answers are not one cell's.
 
 Weak where a cell was not executed yet: its points are absent.
 """
@@ -30,10 +31,10 @@ def deletions(cells: pl.LazyFrame, executions: pl.LazyFrame) -> pl.DataFrame:
     two sites are held together. A point that holds nothing has none. Raises LayersError.
     """
     points = nominal(cells).select(*_KEYS, "cell").unique(maintain_order=True)
-    held = executions.select("cell", "held_by_layer").unique("cell", keep="any").collect()
+    held = held_by_cell(executions)
     frames = [
         _site(part, number, sites)
-        for sites, part in _by_sites(points.join(held, on="cell").drop_nulls("held_by_layer"))
+        for sites, part in _by_sites(points.join(held, on="cell"))
         for number in range(len(sites))
     ]
     empty = (
@@ -43,6 +44,25 @@ def deletions(cells: pl.LazyFrame, executions: pl.LazyFrame) -> pl.DataFrame:
     )
     made = pl.concat([empty, *frames])
     return made.sort([*_KEYS, "at", "layer"], nulls_last=True)
+
+
+def held_by_cell(executions: pl.LazyFrame) -> pl.DataFrame:
+    """Return what each cell held in every layer, a row per cell, in order of the names.
+
+    Raises LayersError where parts of a cell held different numbers.
+    """
+    parts = executions.select("cell", "held_by_layer").drop_nulls("held_by_layer").collect()
+    held = parts.unique(maintain_order=True).sort("cell", maintain_order=True)
+    again = held.filter(pl.col("cell").is_duplicated())
+    if again.height:
+        name = again["cell"][0]
+        found = again.filter(pl.col("cell") == name)["held_by_layer"].to_list()
+        raise LayersError(
+            f"`executions` says that the parts of cell {name} held {found[0]} and {found[1]} of its"
+            " layers, expected the same in all of them; delete the files that hold the cell and run"
+            " the sweep again"
+        )
+    return held
 
 
 def _by_sites(points: pl.DataFrame) -> Iterator[tuple[list[str], pl.DataFrame]]:

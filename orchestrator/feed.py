@@ -159,9 +159,11 @@ def _flat(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return flat
 
 
-def donated(data: pa.Table, donors: pa.Table, fed: Sequence[Batch], pad: int) -> Donors:
-    """Return what the donors are fed, row by row and shape by shape as the receivers `fed`."""
-    own = sequences(data)
+def donated(own: Sequences, donors: pa.Table, fed: Sequence[Batch], pad: int) -> Donors:
+    """Return what the donors are fed, row by row and shape by shape as the receivers `fed`.
+
+    `own` are all sequences of the data.
+    """
     inputs = dict(zip(own.sequence.tolist(), own.inputs, strict=True))
     given: dict[tuple[int, int], NDArray[Any]] = {}
     position: dict[int, int] = {}

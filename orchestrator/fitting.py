@@ -9,11 +9,10 @@ from decimal import Decimal
 from itertools import product
 from pathlib import Path
 
-from orchestrator import listed
+from orchestrator import batching, listed
 from orchestrator.collection import stratified
 from orchestrator.held import scope
 from orchestrator.mistakes import Mistake
-from orchestrator.sections import ModelSpec
 from orchestrator.spec import Spec
 from workers.messages import Modality, ModelRef, Site
 from workers.selection import Unit, count, in_scope
@@ -120,18 +119,6 @@ _METRICS: Mapping[str, tuple[Modality, ...]] = {
 """Modalities that a metric is of; any for those not named."""
 
 
-def _collected_on(spec: Spec, model: ModelSpec) -> list[str | None]:
-    """Return the sources that a model's statistics are collected on."""
-    others = [str(s.parameters["against"]) for s in spec.selections if "against" in s.parameters]
-    return [spec.statistics.data or model.data, *others]
-
-
-def _window(spec: Spec, ref: ModelRef, key: str | None) -> int:
-    """Return the positions of a window of a source; the model's own where it says nothing."""
-    longest = ref.facts.window
-    return spec.data[key].window(longest) if key in spec.data else longest
-
-
 def _positions(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
     """Return what is wrong with the positions that are counted."""
     found = []
@@ -142,13 +129,12 @@ def _positions(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
             continue
         ref = refs[model.id]
         source = spec.statistics.data or model.data
-        collected = _window(spec, ref, source)
-        least = min(_window(spec, ref, key) for key in _collected_on(spec, model))
+        evaluated, collected, *compared = batching.windows(spec, ref)
+        least = min([collected, *compared])
         if skipped >= least:
             message = f"{skipped} of the {least} positions of {ref.name} leave none to count"
             found.append(Mistake(path="statistics.positions.skip_first", message=message))
         # The last position of a window has no next token, or is one that closes it.
-        evaluated = _window(spec, ref, model.data)
         if spec.evaluation.positions.skip_first >= evaluated - 1 and ref.facts.modality != "image":
             message = f"the {evaluated} positions of {ref.name} leave none to score; skip fewer"
             found.append(Mistake(path="evaluation.positions.skip_first", message=message))
@@ -163,10 +149,10 @@ def _positions(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
                 " fewer"
             )
             found.append(Mistake(path="statistics.positions.skip_first", message=message))
-        if collected < _window(spec, ref, model.data):
+        if collected < evaluated:
             message = (
                 f"its windows have {collected} positions, and those that are evaluated"
-                f" {_window(spec, ref, model.data)}: {held[0]} has no constants for the rest; give"
+                f" {evaluated}: {held[0]} has no constants for the rest; give"
                 " both sources one `sequence_length`"
             )
             found.append(Mistake(path="statistics.data", message=message))
@@ -175,21 +161,17 @@ def _positions(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
 
 def _settings(spec: Spec, refs: Mapping[str, ModelRef]) -> list[Mistake]:
     """Return what is wrong between settings and the models they are meant for."""
+    given = spec.evaluation.batch_tokens
     found = [
         Mistake(
             path="evaluation.batch_tokens",
-            message=f"{spec.evaluation.batch_tokens} is less than one window of {model.id}"
-            f" ({window} positions); allow at least that many",
+            message=f"{given} is less than one window of {model.id} ({window} positions); allow at"
+            " least that many, or say `auto`",
         )
         for model in spec.models
         if model.id in refs and model.data in spec.data
-        for window in [
-            max(
-                _window(spec, refs[model.id], key)
-                for key in (model.data, *_collected_on(spec, model))
-            )
-        ]
-        if spec.evaluation.batch_tokens < window
+        for window in [max(batching.windows(spec, refs[model.id]))]
+        if given != "auto" and given < window
     ]
     found += [
         Mistake(

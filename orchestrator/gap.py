@@ -76,20 +76,30 @@ def closed(found: Answers, step: Step) -> tuple[Estimate, str | None]:
     """
     gained = combined(found, "ce", step, (1, -1, 0))
     gap = combined(found, "ce", step, (1, 0, -1))
-    whole = crossed(*gap)
+    whole = gap.mean
     if not np.isfinite(whole.low):
         return NOTHING, NO_INTERVAL
     if whole.high < 0:
         return NOTHING, NOT_POSITIVE
     if whole.low <= 0:
         return NOTHING, WITHIN_NOISE
-    return share(*gained, *gap), None
+    parts = gained.value_M, gained.residuals_MG, gap.value_M, gap.residuals_MG
+    return share(*parts, documents=min(gained.worth, gap.worth)), None
 
 
-def share(gained_M: Floats, gained_MG: Floats, gap_M: Floats, gap_MG: Floats) -> Estimate:
-    """Return the ratio of two means over masks, from numbers (..., M), residuals (..., M, G)."""
+def share(
+    gained_M: Floats,
+    gained_MG: Floats,
+    gap_M: Floats,
+    gap_MG: Floats,
+    documents: float | None = None,
+) -> Estimate:
+    """Return the ratio of two means over masks, from numbers (..., M), residuals (..., M, G).
+
+    `documents` is how many they are worth where masks saw different ones.
+    """
     whole = gap_M.mean(axis=-1, keepdims=True)
     ratio = gained_M.mean(axis=-1, keepdims=True) / whole
     beyond_M = (gained_M - ratio * gap_M) / whole
     beyond_MG = (gained_MG - ratio[..., None] * gap_MG) / whole[..., None]
-    return crossed(ratio + beyond_M, beyond_MG)
+    return crossed(ratio + beyond_M, beyond_MG, documents)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator import batching
 from orchestrator.arms import MethodSpec
 from orchestrator.cells import turned
 from orchestrator.collection import Collection, Counts, stratified
@@ -264,7 +265,7 @@ class Graph:
         how: dict[str, object] = {
             "seed": seed,
             "draws": draws,
-            "batch_tokens": self.spec.evaluation.batch_tokens,
+            "batch_tokens": batching.tokens(self.spec, self.ref),
         }
         positions = self.spec.data[self.data_name].positions("evaluate", facts.window)
         return self.draft.partial(

@@ -134,13 +134,15 @@ def clustered(
     return Estimate(value=value, variance=variance, degrees=degrees)
 
 
-def crossed(value_M: Floats, residuals_MG: Floats) -> Estimate:
+def crossed(value_M: Floats, residuals_MG: Floats, documents: float | None = None) -> Estimate:
     """Return the mean over masks, its error covering documents and masks, shape (...).
 
     `value_M` (..., M) is each mask's number and `residuals_MG` (..., M, G) its documents'
-    residuals; the documents are the same for all masks. With one mask: documents alone.
+    residuals. With one mask: documents alone. Where masks saw different documents, 0 stands for
+    one that a mask did not see, and `documents` is how many they are worth together.
     """
-    masks, documents = residuals_MG.shape[-2:]
+    masks, every = residuals_MG.shape[-2:]
+    documents = every if documents is None else documents
     value = value_M.mean(axis=-1)
     residuals_G = residuals_MG.mean(axis=-2)
     over_documents = clustered(value, residuals_G, np.full(value.shape, float(documents)))

@@ -125,6 +125,13 @@ def basis(value: object) -> object:
 _ROTATE = "`{rotate: 0}`"
 
 
+def number_or_auto(value: object) -> object:
+    """Return a number of at least one, or `auto`."""
+    if value == "auto" or (type(value) is int and value > 0):
+        return value
+    raise ValueError(f"found {value!r}, expected a number of at least 1, or `auto`")
+
+
 def model(value: object) -> object:
     """Return a model's name as the mapping that says more."""
     return {"id": value} if isinstance(value, str) else value

@@ -1,6 +1,7 @@
 """Notes: what a reader of the numbers must be told, in sentences.
 
-Few documents, or masks; points answered in part; positions without a loss; areas that are mostly
+Few documents, or masks; points answered in part, or over fewer documents than there are;
+positions without a loss; areas that are mostly
 a straight line between two points; and, where a sweep turned the axes of its heads, whether the
 turned model is the same model and whether what peaks do hangs on the axes.
 
@@ -10,6 +11,7 @@ both, so its numbers may differ by rounding alone.
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import polars as pl
 
 from orchestrator.answers import RESULTS, distinct
@@ -40,15 +42,23 @@ def notes(
     said = []
     for (model, data), rows in summary.group_by("model", "data", maintain_order=True):
         name = f"{model} on {data}"
-        documents = rows["documents"].to_numpy().max()
+        every = rows.unique("cell", maintain_order=True)
+        # What stopped early is compared all the same, over what it has read.
+        compared = every.filter(pl.col("d_top1").is_not_null())
+        read = compared["documents"].to_numpy()
+        most = every["documents"].to_numpy().max()
+        documents = read.min(initial=most)
         if documents < FEW_CLUSTERS:
+            fewest = "" if documents == most else " where the fewest were read"
             said.append(
-                f"{name}: {documents} documents; standard errors and intervals from fewer than"
-                f" {FEW_CLUSTERS} are rough, and tend to be too narrow."
+                f"{name}: {documents} documents{fewest}; standard errors and intervals from fewer"
+                f" than {FEW_CLUSTERS} are rough, and tend to be too narrow."
             )
-        partly = rows.filter(pl.col("tokens") < pl.col("tokens").max())["cell"].n_unique()
+        fewer = pl.col("tokens") < every["tokens"].max()
+        partly = every.filter(fewer, pl.col("d_top1").is_null()).height
         if partly:
             said.append(f"{name}: {partly} cells are answered in part, so without comparisons.")
+        said += _stopped(name, every, compared.filter(fewer))
         here = nan.join(rows.select("cell").unique(), on="cell")
         lost, where = here["nan"].sum(), here["cell"].n_unique()
         if lost:
@@ -61,6 +71,24 @@ def notes(
             here = contrasts.filter(pl.col("model") == model, pl.col("data") == data)
             said += [*_masks(name, here), *_peaks(name, here)]
     return said
+
+
+def _stopped(name: str, every: pl.DataFrame, fewer: pl.DataFrame) -> Iterator[str]:
+    """Yield what was saved by cells that read `fewer` documents than there are, if some did."""
+    bare = every.filter(pl.col("fraction") == 0)["cell"].implode()
+    fewer, ablated = (rows.filter(~pl.col("cell").is_in(bare)) for rows in (fewer, every))
+    if fewer.height:
+        tokens, documents = (every[c].to_numpy().max() for c in ("tokens", "documents"))
+        part = float(np.median(fewer["documents"].to_numpy() / documents))
+        saved = (tokens - fewer["tokens"].to_numpy()).sum() / (tokens * every.height)
+        yield (
+            f"{name}: {fewer.height} of {ablated.height} cells stopped before the last document, at"
+            f" {part:.0%} of them (median), which saved {saved:.0%} of the sweep's scored"
+            " positions. A level is over what its cell read, a comparison over what all that it"
+            " compares read. Intervals in these tables are for a number of documents that is fixed"
+            " beforehand; of cells that stopped they cover somewhat less than they say. Those in"
+            " stops.parquet hold whenever one stops."
+        )
 
 
 def _masks(name: str, contrasts: pl.DataFrame) -> Iterator[str]:

@@ -12,7 +12,7 @@ those of it that it needs. So one order serves `layers: all` and `layers: each`.
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator import listed
+from orchestrator import batching, listed
 from orchestrator.arms import MethodSpec, SelectionSpec
 from orchestrator.cells import Arm, scored
 from orchestrator.draft import Made, by_site
@@ -200,7 +200,7 @@ class Orders:
             "share": rule.number("share"),
             "block": block,
             "seed": seed,
-            "batch_tokens": graph.spec.evaluation.batch_tokens,
+            "batch_tokens": batching.tokens(graph.spec, graph.ref),
             "logits_bytes": graph.spec.evaluation.logits_bytes,
             "scored": scored(graph.spec, facts),
         }

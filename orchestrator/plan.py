@@ -6,17 +6,17 @@ names of what it builds on, the whole graph can be written down now and compared
 with what a run folder already has.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator import inspection, sources
-from orchestrator.cells import Cell, data_of, points, scored
+from orchestrator.cells import Cell, points
 from orchestrator.fitting import misfits
 from orchestrator.graph import Graph
 from orchestrator.mistakes import Mistake, SpecError
-from orchestrator.names import name, slug
+from orchestrator.names import slug
 from orchestrator.overlap import overlaps
 from orchestrator.replacements import Replacements
 from orchestrator.sections import DataSpec, ModelSpec
@@ -221,44 +221,6 @@ def _misfit(facts: ModelFacts, data: DataSpec, source: sources.Source) -> str | 
     if data.sequence_length is not None and data.sequence_length > facts.window:
         return f"asks for {data.sequence_length} positions; the model takes {facts.window} at most"
     return None
-
-
-def evaluate_call(plan: Plan, cells: Sequence[Cell]) -> Task:
-    """Return the task that answers these cells of one model in one call."""
-    ref = cells[0].ref
-    names = sorted(c.name for c in cells)
-    made = name("cell", {"of": names})
-    after = dict.fromkeys(n for c in cells for n in c.after)
-    key = data_of(plan.spec, ref.name)
-    data = next(
-        t
-        for t in plan.tasks
-        if t.kind == "data" and t.arguments["model"] == ref.name and t.arguments["data_name"] == key
-    )
-    evaluation = plan.spec.evaluation
-    source = plan.spec.data[data.arguments["data_name"]]
-    evaluated = source.positions("evaluate", ref.facts.window)
-    return Task(
-        name=made,
-        stage="evaluate",
-        kind="evaluate",
-        label=f"{ref.name} {len(cells)} cells",
-        file=f"results/{slug(ref.name)}/part.{made}.parquet",
-        model=ref,
-        after=tuple(after),
-        arguments={
-            "model": ref.name,
-            "data": data.file,
-            "executions": f"executions/{slug(ref.name)}/part.{made}.parquet",
-            "batch_tokens": evaluation.batch_tokens,
-            "logits_bytes": evaluation.logits_bytes,
-            "scored": scored(plan.spec, ref.facts),
-            "kl": "kl" in evaluation.metrics,
-            "cells": {c.name: dict(c.arguments) for c in cells},
-        },
-        cells=tuple(names),
-        cost=float(len(cells) * ref.facts.parameters * evaluated),
-    )
 
 
 def with_cells(plan: Plan, cells: Mapping[str, Cell]) -> Plan:

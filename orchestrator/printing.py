@@ -13,11 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator import batching
 from orchestrator.aggregate import method_label
 from orchestrator.budget import Budget
+from orchestrator.calls import rounds_of
 from orchestrator.cells import data_of
 from orchestrator.groups import GROUP
 from orchestrator.plan import Plan
+from orchestrator.remarks import remarks
 from orchestrator.status import Status
 from workers.messages import ModelFacts
 
@@ -39,33 +42,33 @@ def plan_table(console: Console, made: Plan, needs: Budget) -> None:
         f" cells, and {len(made.tasks):,} tasks come before them"
     )
     table = Table(box=None, pad_edge=False)
+    for column in ("model", "data", "layers x neurons"):
+        table.add_column(column)
+    rounds = made.spec.precision is not None
     for column in (
-        "model",
-        "data",
-        "layers x neurons",
-        "cells",
-        "replica",
-        "on disk",
-        "rough time",
+        *("batch", "cells", *(["rounds"] if rounds else [])),
+        *("replica", "on disk", "rough time"),
     ):
-        right = column in ("cells", "replica", "on disk", "rough time")
-        table.add_column(column, justify="right" if right else "left")
+        table.add_column(column, justify="right")
     for need, (name, ref) in zip(needs.needs, made.models.items(), strict=True):
         table.add_row(
             name,
             data_of(made.spec, name),
             _hookpoints(made, ref.facts),
+            f"{batching.tokens(made.spec, ref):,}",
             f"{need.cells:,}",
+            *([f"{rounds_of(made, ref)}"] if rounds else []),
             size(need.replica_bytes),
             size(need.disk_bytes),
             duration(need.seconds),
         )
     console.print(table)
     console.print(
-        f"rough time is that of one replica ({next(iter(made.models.values())).device});"
-        f" {duration(needs.seconds)} in all"
+        "a batch is of so many positions at most, padding included; rough time is that of one"
+        f" replica ({next(iter(made.models.values())).device}); {duration(needs.seconds)} in all",
+        soft_wrap=True,
     )
-    for line in _remarks(made):
+    for line in remarks(made):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -76,30 +79,6 @@ def _hookpoints(made: Plan, facts: ModelFacts) -> str:
         f"{'mlp ' if site == 'mlp_mid' else ''}{facts.layers} x {facts.neurons_at(site):,}"
         for site in sites
     )
-
-
-def _remarks(made: Plan) -> Iterator[str]:
-    """Yield what a sweep leaves out, and where peaks say little."""
-    for name, ref in made.models.items():
-        modality = ref.facts.modality
-        kind = {"image": "images", "masked": "masked text", "causal": "text"}[modality]
-        for method in made.spec.methods:
-            if not method.fits(modality):
-                yield f"{method.label} is left out for {name} ({kind})"
-    if not any("mlp_mid" in group for group in made.spec.sites):
-        return
-    for name, ref in made.models.items():
-        activation = ref.facts.activation
-        if "relu" in activation:
-            yield (
-                f"mlp_mid of {name} ({activation}): most values are exactly 0, so most peaks are 0"
-                " and holding there is zero ablation"
-            )
-        elif "gelu" in activation:
-            yield (
-                f"mlp_mid of {name} ({activation}): the density diverges at the function's minimum,"
-                " -0.17, and many peaks lie there whatever the neuron says"
-            )
 
 
 def _number(value: float | None, form: str, none: str = "unknown") -> str:

@@ -93,6 +93,8 @@ class Story:
         """Tell one event of the scheduler."""
         bar = self._bars.get(task.stage)
         if bar is not None:
+            if event == "added":
+                self._grow(bar, _size(task))
             if event == "started":
                 self._progress.start_task(bar)
                 self._progress.update(bar, note=task.label)
@@ -105,6 +107,10 @@ class Story:
         if event == "started" and task.cells:
             about["cells"] = list(task.cells)
         self.say(event, **about, **details)
+
+    def _grow(self, bar: TaskID, amount: int) -> None:
+        total = next(t.total for t in self._progress.tasks if t.id == bar)
+        self._progress.update(bar, total=(total or 0) + amount)
 
     def remark(self, said: str) -> None:
         """Tell people a sentence; elsewhere than on a terminal the lines of the story tell it."""

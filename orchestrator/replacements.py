@@ -11,6 +11,7 @@ its cells ask for is added as they ask.
 
 from collections.abc import Mapping
 
+from orchestrator import batching
 from orchestrator.arms import MethodSpec
 from orchestrator.cells import Arm, Inputs, Values, cell, held, scored
 from orchestrator.chains import Chains
@@ -131,7 +132,7 @@ class Replacements:
         }
         tables = {site: list(graph.tables(site)) for site in some.sites}
         collection = graph.collection(some.sites[0])
-        evaluation = graph.spec.evaluation
+        batch = batching.tokens(graph.spec, graph.ref)
         how: dict[str, object] = {
             "method": method.method,
             "parameters": dict(method.parameters),
@@ -139,8 +140,8 @@ class Replacements:
             "lr": method.number("lr"),
             "seed": int(method.number("seed")),
             "every": EVERY,
-            "batch_tokens": evaluation.batch_tokens,
-            "logits_bytes": evaluation.logits_bytes,
+            "batch_tokens": batch,
+            "logits_bytes": graph.spec.evaluation.logits_bytes,
             "scored": scored(graph.spec, graph.ref.facts),  # learned by what cells are scored by
         }
         recipe = {
@@ -167,7 +168,6 @@ class Replacements:
         after = [collection.data, *(m for of in starts.values() for m in of.values())]
         after += [m for of in tables.values() for m in of]
         after += [m for s in sets for m in s.after]
-        batch = evaluation.batch_tokens
         looks = steps // EVERY + len(starts)
         cost = graph.ref.facts.parameters * 3.0 * batch * steps
         cost += collection.cost / 5 * looks

@@ -5,13 +5,19 @@ another machine. What is not there yet is an empty frame with the right columns.
 """
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 import yaml
 
 from orchestrator import aggregate
+from orchestrator.names import slug
+from orchestrator.pairs import Precision
 from orchestrator.sections import Scored
+from orchestrator.stopping import Visits, visits
+from orchestrator.stops import Reading, reading, stops, unfinished
 from orchestrator.store import Store
 from orchestrator.tables import SCHEMAS
 
@@ -19,12 +25,16 @@ from orchestrator.tables import SCHEMAS
 def table(store: Store, kind: str) -> pl.LazyFrame:
     """Return a table of the run by name: `results`, `statistics`, `cells`, …"""
     files = [kind + ".parquet"] if store.exists(kind + ".parquet") else store.files(kind)
+    files = [file for file in files if store.whole(file)]  # a copy may have been cut short
+    schema = SCHEMAS.get(kind)
+    empty = pl.from_arrow(schema.empty_table()) if schema is not None else pl.DataFrame()
+    assert isinstance(empty, pl.DataFrame)
     if not files:
-        schema = SCHEMAS.get(kind)
-        empty = pl.from_arrow(schema.empty_table()) if schema is not None else pl.DataFrame()
-        assert isinstance(empty, pl.DataFrame)
         return empty.lazy()
-    return pl.scan_parquet([store.path(f) for f in files], missing_columns="insert")
+    paths = [store.path(f) for f in files]
+    # Parts of an earlier version may lack a column that others have.
+    known = None if schema is None else empty.schema
+    return pl.scan_parquet(paths, schema=known, missing_columns="insert", extra_columns="ignore")
 
 
 def aggregated(
@@ -45,10 +55,60 @@ def aggregated(
         "areas": aggregate.areas(cells, results, metrics=metrics, documents_bytes=sizes),
         "deletions": aggregate.deletions(cells, table(store, "executions")),
     }
+    read = _reading(store)
+    if read is not None:
+        made["stops"] = stops(read)
+    else:
+        store.delete("stops.parquet")  # of an earlier version of the sweep
     for name, frame in made.items():
         content = io.BytesIO()
         frame.write_parquet(content)
         store.replace(f"{name}.parquet", content.getvalue())
+
+
+def unread(store: Store) -> set[str]:
+    """Return the cells of a run that are to be read further, or have no answer at all.
+
+    A cell is read in all rounds of its model, or as far as `precision` needs it.
+    """
+    planned = table(store, "plan").filter(pl.col("kind") == "cell").select("name", "rounds")
+    wanted = dict(planned.collect().iter_rows())
+    parts = table(store, "executions").select("cell", "rounds").collect()
+    there: dict[str, set[int]] = {}
+    for cell, rounds in parts.iter_rows():
+        # An earlier version did not know of rounds, and answered all of a cell at once.
+        there.setdefault(cell, set()).update(
+            range(wanted.get(cell) or 0) if rounds is None else rounds
+        )
+    lacking = {
+        cell
+        for cell, rounds in wanted.items()
+        if cell not in there or len(there[cell]) < (rounds or 0)
+    }
+    read = _reading(store) if lacking else None
+    if read is None:
+        return lacking
+    inside = {cell for company in read.judge.every for cell in company.cells}
+    return (lacking - inside) | unfinished(read, lacking)
+
+
+def _reading(store: Store) -> Reading | None:
+    """Return how far the cells of a run have been read; None where every cell reads all."""
+    asked, cells = _asked(store), table(store, "cells")
+    if asked.get("precision") is None:
+        return None
+    precision = Precision.model_validate(asked["precision"])
+    sources = dict(cells.select("model", "data").unique().collect().iter_rows())
+    planned = table(store, "plan").filter(pl.col("kind") == "cell").select("model", "rounds")
+    rounds = dict(planned.unique().collect().iter_rows())
+
+    def seen(model: str) -> Visits:
+        file = f"data/{slug(model)}/{slug(sources[model])}.parquet"
+        data = store.table(file, ["document", "role", "target"])
+        return visits(data, asked["seeds"]["visits"], rounds[model])
+
+    pairs = precision.contrast or [(a, b) for a, b in asked["contrasts"]]
+    return reading(cells, table(store, "results"), seen, pairs, precision)
 
 
 def _bytes(store: Store) -> pl.LazyFrame | None:
@@ -67,10 +127,15 @@ def _bytes(store: Store) -> pl.LazyFrame | None:
 
 def _positions(store: Store) -> object:
     """Return what the sweep file says of which positions are scored; None without one."""
+    return _asked(store).get("evaluation", {}).get("positions")
+
+
+def _asked(store: Store) -> Mapping[str, Any]:
+    """Return the sweep file as it was resolved; nothing where there is none."""
     if not store.exists("sweep.yaml"):
-        return None
-    asked = yaml.safe_load(store.path("sweep.yaml").read_text())
-    return asked.get("evaluation", {}).get("positions")
+        return {}
+    asked: Mapping[str, Any] = yaml.safe_load(store.path("sweep.yaml").read_text())
+    return asked
 
 
 def notes(store: Store, *, axes: int = 4) -> list[str]:
@@ -98,14 +163,19 @@ def notes(store: Store, *, axes: int = 4) -> list[str]:
             f"{more:,} more comparisons of methods between own and rotated axes are in"
             " contrasts.parquet, where the basis is null."
         )
-    return [*said, *_shortages(store)]
+    return [*said, *_uncompiled(store), *_shortages(store)]
+
+
+def _uncompiled(store: Store) -> list[str]:
+    """Return why a model that was to be compiled ran as it is."""
+    told = table(store, "executions").select("versions").unique().collect()["versions"]
+    said = {json.loads(versions).get("compiled", "yes") for versions in told.drop_nulls()}
+    return sorted(said - {"yes"})
 
 
 def _shortages(store: Store) -> list[str]:
     """Return where a source held less than the sweep asked of it."""
-    if not store.exists("sweep.yaml"):
-        return []
-    asked = yaml.safe_load(store.path("sweep.yaml").read_text())["data"]
+    asked = _asked(store).get("data", {})
     said = []
     for file in store.files("data"):
         rows = pl.scan_parquet(store.path(file)).group_by("model", "data", "role").len().collect()
@@ -121,11 +191,9 @@ def _shortages(store: Store) -> list[str]:
 
 def metrics(store: Store) -> list[str]:
     """Return the metrics that a run's sweep compares its cells by."""
-    spec = yaml.safe_load(store.path("sweep.yaml").read_text())
-    return list(spec["evaluation"]["metrics"])
+    return list(_asked(store)["evaluation"]["metrics"])
 
 
 def declared(store: Store) -> list[tuple[str, str]]:
     """Return the contrasts that a run's sweep declares."""
-    spec = yaml.safe_load(store.path("sweep.yaml").read_text())
-    return [(a, b) for a, b in spec["contrasts"]]
+    return [(a, b) for a, b in _asked(store)["contrasts"]]

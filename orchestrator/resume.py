@@ -9,21 +9,19 @@ Partials are means to an end: they are made again only if something that needs
 them is missing.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from orchestrator import values
 from orchestrator.cells import Cell
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.names import canonical, slug
-from orchestrator.plan import Plan, evaluate_call
+from orchestrator.pace import Pace
+from orchestrator.plan import Plan
 from orchestrator.store import Store
 from orchestrator.tasks import Task, with_needs
 
-CONSTANTS_PER_CALL = 8
-"""Cells of constant methods evaluated in one call: long enough to hide the scheduler."""
-DONATED_PER_CALL = 16
-"""Cells that share one pass of the donors."""
 MEANS = (
     "pilot",
     "collect",
@@ -50,7 +48,9 @@ class Left:
     tasks: tuple[Task, ...]
     """Tasks to run, evaluations among them."""
     answered: frozenset[str]
-    """Cells of the plan that are answered."""
+    """Cells of the plan that are answered, as far as is asked now."""
+    pace: Pace
+    """Says which evaluations follow when some are done."""
     stale: tuple[str, ...]
     """Files of results that were made with constants other than those now in the run folder."""
     broken: tuple[str, ...]
@@ -68,14 +68,16 @@ def left(plan: Plan, store: Store) -> Left:
     present = {f for kind in FOLDERS for f in store.files(kind)}
     _same_data(plan, store, present)
     done = {t.file for t in plan.tasks if t.file in present}
-    answered, stale = _answered(plan, store)
-    missing = [c for c in plan.cells.values() if c.name not in answered]
+    answered, files, stale = _answered(plan, store)
+    pace = Pace(plan, store, answered, files)
+    missing = [plan.cells[name] for name in pace.unanswered]
     needed = _needed(plan, done, missing)
     tasks = [t for t in plan.tasks if t.file in needed]
     return Left(
         done=frozenset(done),
-        tasks=(*tasks, *calls(plan, missing)),
-        answered=frozenset(answered & plan.cells.keys()),
+        tasks=(*tasks, *pace.begin()),
+        answered=frozenset(plan.cells.keys() - pace.unanswered),
+        pace=pace,
         stale=stale,
         broken=tuple(broken),
     )
@@ -108,9 +110,13 @@ def _needed(plan: Plan, done: Collection[str], missing: Iterable[Cell]) -> set[s
     return with_needs(plan.tasks, wanted, done)
 
 
-def _answered(plan: Plan, store: Store) -> tuple[set[str], tuple[str, ...]]:
-    """Return the cells that are answered, and the files whose constants have changed since."""
-    answered: set[str] = set()
+def _answered(plan: Plan, store: Store) -> tuple[dict[str, set[int]], list[str], tuple[str, ...]]:
+    """Return the rounds in which cells are answered, and the files with the answers.
+
+    And the files whose constants have changed since.
+    """
+    answered: dict[str, set[int]] = defaultdict(set)
+    files: list[str] = []
     stale: list[str] = []
     digests: dict[str, str] = {}
     for model in plan.models.values():
@@ -118,13 +124,17 @@ def _answered(plan: Plan, store: Store) -> tuple[set[str], tuple[str, ...]]:
             if not store.exists(results_of(file)):
                 stale.append(file)  # its results are gone
                 continue
-            table = store.table(file, ["cell", "statistics_digest"]).to_pydict()
-            pairs = list(zip(table["cell"], table["statistics_digest"], strict=True))
-            if all(_fresh(plan, store, digests, *pair) for pair in pairs):
-                answered.update(table["cell"])
+            if "rounds" not in store.schema(file).names:
+                continue  # of an earlier version: it answers cells of other names
+            table = store.table(file, ["cell", "statistics_digest", "rounds"]).to_pydict()
+            found = list(zip(table["cell"], table["statistics_digest"], strict=True))
+            if all(_fresh(plan, store, digests, *pair) for pair in found):
+                files.append(results_of(file))
+                for cell, rounds in zip(table["cell"], table["rounds"], strict=True):
+                    answered[cell].update(rounds)
             else:
                 stale.append(file)
-    return answered, tuple(stale)
+    return answered, files, tuple(stale)
 
 
 def results_of(executions: str) -> str:
@@ -143,23 +153,3 @@ def _fresh(plan: Plan, store: Store, digests: dict[str, str], cell: str, recorde
     if key not in digests:
         digests[key] = values.digest(known.ref.facts, a, store, {})
     return digests[key] == recorded
-
-
-def calls(plan: Plan, cells: Iterable[Cell]) -> list[Task]:
-    """Return the calls that answer these cells: of one model each, donated ones together."""
-    groups: dict[tuple[str, int | None, str], list[Cell]] = {}
-    for cell in cells:
-        # One set of donors a call: their activations are held while it lasts.
-        groups.setdefault((cell.model, cell.ref.basis, cell.donors), []).append(cell)
-    made = []
-    for (*_, donors), group in groups.items():
-        size = DONATED_PER_CALL if donors else CONSTANTS_PER_CALL
-        made += [evaluate_call(plan, group[i : i + size]) for i in range(0, len(group), size)]
-    return made
-
-
-def split(plan: Plan, task: Task) -> Sequence[Task]:
-    """Return a call of many cells as calls of one; any other task as it is."""
-    if len(task.cells) < 2:
-        return [task]
-    return [evaluate_call(plan, [plan.cells[name]]) for name in task.cells]

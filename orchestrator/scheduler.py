@@ -32,7 +32,7 @@ LOSSES = 3
 """Times a task may be in flight on a worker that is lost, and a worker be lost in a row."""
 
 Listener = Callable[[str, Task, dict[str, object]], None]
-"""Called with (what happened, task, details): started, done, retried, failed, blocked."""
+"""Called with (what happened, task, details): added, started, done, retried, failed, blocked."""
 
 
 class Scheduler:
@@ -45,16 +45,17 @@ class Scheduler:
         pool: Pool,
         *,
         split: Callable[[Task], Sequence[Task]] = lambda task: [task],
+        more: Callable[[Task], Sequence[Task]] = lambda task: [],
         listen: Listener = lambda event, task, details: None,
         tell: Callable[..., None] = lambda event, **details: None,
         ready_seconds: float = 300.0,
     ) -> None:
         """Prepare to run `tasks`; the files they read must be theirs or in `done`.
 
-        `split` takes a task that raised apart into smaller ones, if it can; `tell` hears what
-        happens to workers: loading, ready, lost.
+        `split` takes a task that raised apart into smaller ones, if it can; `more` says what is
+        to be done besides, now that a task is done; `tell` hears what happens to workers.
         """
-        self.pool, self.split, self.listen = pool, split, listen
+        self.pool, self.split, self.more, self.listen = pool, split, more, listen
         self.tell, self.ready_seconds = tell, ready_seconds
         self.failures: list[Failure] = []
         self._done = set(done)
@@ -67,9 +68,9 @@ class Scheduler:
         self._free: deque[Task] = deque()
         self._running_free = 0
         self._raised, self._losses = Counter[str](), Counter[str]()
+        self._unloadable = Counter[str]()
         self._roster = Roster(pool.workers)
         self._workers = self._roster.workers
-        self._unloadable: Counter[str] = Counter()
         for task in tasks:
             self._admit(task)
 
@@ -106,12 +107,11 @@ class Scheduler:
             self._refs[task.model.label] = task.model
 
     def _busy(self) -> bool:
-        queued = self._free or any(self._queues.values())
-        in_flight = self._running_free or any(w.tasks for w in self._workers)
-        if not queued and not in_flight and self._waiting:
+        busy = self._under_way() or any(self._queues.values())
+        if not busy and self._waiting:
             names = ", ".join(sorted(t.label for t in self._waiting.values())[:3])
             raise RuntimeError(f"tasks wait for something that is not in the plan: {names}")
-        return bool(queued or in_flight)
+        return busy
 
     def _fill(self) -> None:
         while self._free and self._running_free < self.pool.spare:
@@ -196,6 +196,9 @@ class Scheduler:
             if not needs:
                 del self._needs[key]
                 self._release(self._take(key))
+        for another in self.more(task):
+            self.listen("added", another, {})
+            self._admit(another)
 
     def _take(self, key: int) -> Task:
         """Take a task out of those that wait."""
@@ -264,15 +267,11 @@ class Scheduler:
                 worker.losses = 0  # the model is at fault
                 self._give_up(model, reason)
         if worker.losses > LOSSES:
-            raise PoolError(
-                f"worker {worker.number} was lost {worker.losses} times in a row: {reason}"
-            )
-        for task in tasks[1:]:  # only the first was running
-            self.listen("retried", task, {"error": reason})
-            self._release(task)
-        for task in tasks[:1]:
-            self._losses[task.file] += 1
-            if self._losses[task.file] < LOSSES:
+            times = f"{worker.losses} times in a row"
+            raise PoolError(f"worker {worker.number} was lost {times}: {reason}")
+        for place, task in enumerate(tasks):
+            self._losses[task.file] += place == 0  # only the first was running
+            if place or self._losses[task.file] < LOSSES:
                 self.listen("retried", task, {"error": reason})
                 self._release(task)
                 continue

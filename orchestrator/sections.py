@@ -107,6 +107,8 @@ class Seeds(Section):
     donors: tuple[int, ...] = (0,)
     noise: tuple[int, ...] = (0,)
     masking: int = Field(default=0, ge=0, le=notation.LARGEST_SEED)
+    visits: int = Field(default=0, ge=0, le=notation.LARGEST_SEED)
+    """Of the order in which evaluated documents are visited (`orchestrator.rounds`)."""
 
 
 class Positions(Section):
@@ -189,8 +191,12 @@ class Evaluation(Section):
     """What is compared; `kl` alone costs time, and its column is null unless it stands here."""
     positions: Scored = Scored()
 
-    batch_tokens: int = Field(default=2048, ge=1)
-    """Positions fed together, padding included."""
+    batch_tokens: Annotated[int | Literal["auto"], BeforeValidator(notation.number_or_auto)] = (
+        "auto"
+    )
+    """Positions fed together, padding included; auto: as many as `batch_bytes` hold."""
+    batch_bytes: int = Field(default=2**30, ge=2**20)
+    """Most bytes that the activations of a batch may take (`orchestrator.batching`)."""
     logits_bytes: int = Field(default=32 * 2**20, ge=2**16)
     """Most bytes of logits held at once, in fp32."""
 

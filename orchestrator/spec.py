@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, Field, ValidationError
 
 from orchestrator import notation
 from orchestrator.arms import Method, MethodSpec, Selection, SelectionSpec
 from orchestrator.labels import rotated
 from orchestrator.methods import Parameter
 from orchestrator.mistakes import Mistake, SpecError, from_pydantic
+from orchestrator.pairs import Pair, Precision
 from orchestrator.sections import (
     Cluster,
     DataSpec,
@@ -34,30 +34,10 @@ from orchestrator.sections import (
 from workers.messages import Site
 from workers.selection import Unit
 
-LATER_KEYS = ("grids", "precision", "compile")
+LATER_KEYS = ("grids",)
 
 Model = Annotated[ModelSpec, BeforeValidator(notation.model)]
 DEFAULT_DATA = {"stdlib": DataSpec(source="zoo:text"), "digits": DataSpec(source="zoo:digits")}
-
-
-def _pair(value: object, info: ValidationInfo) -> object:
-    """Return a pair of labels, each as what is spelled like that is labelled."""
-    if not isinstance(value, (list, tuple)):
-        return value
-    return tuple(_label(v, info) if isinstance(v, str) else v for v in value)
-
-
-def _label(written: str, info: ValidationInfo) -> str:
-    for kind in (_METHOD, _SELECTION):
-        try:
-            return kind.validate_python(written, context=info.context).label
-        except ValidationError:
-            continue
-    return written  # a basis, or none of the sweep's: `_contrasts` will say so
-
-
-_METHOD: TypeAdapter[MethodSpec] = TypeAdapter(Method)
-_SELECTION: TypeAdapter[SelectionSpec] = TypeAdapter(Selection)
 
 
 class Spec(Section):
@@ -71,10 +51,7 @@ class Spec(Section):
         Decimal(i) / 10 for i in range(11)
     )
     seeds: Annotated[Seeds, BeforeValidator(notation.seeds)] = Seeds()
-    contrasts: Annotated[
-        tuple[Annotated[tuple[str, str], BeforeValidator(_pair)], ...],
-        BeforeValidator(notation.as_tuple),
-    ] = ()
+    contrasts: Annotated[tuple[Pair, ...], BeforeValidator(notation.as_tuple)] = ()
     sites: Annotated[
         tuple[Annotated[tuple[Site, ...], BeforeValidator(notation.site)], ...],
         BeforeValidator(notation.as_tuple),
@@ -97,14 +74,26 @@ class Spec(Section):
     """The checkpoint's own axes, and rotations of every head's by these seeds."""
     statistics: Statistics = Statistics()
     evaluation: Evaluation = Evaluation()
+    precision: Precision | None = None
+    """How well contrasts must be known; every document is read when None."""
+    compile: bool = False
+    """Whether cells that fold run through a compiled model: other last digits, so other cells."""
     cluster: Cluster = Cluster()
     store: Annotated[str | None, BeforeValidator(notation.store)] = None
     """Folder that shares data, partials and statistics between runs; none when None."""
 
+    @property
+    def precise(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of methods whose difference must be known as well as `precision` says."""
+        if self.precision is None:
+            return ()
+        labels = {m.label for m in self.methods}
+        return self.precision.contrast or tuple(p for p in self.contrasts if set(p) <= labels)
+
 
 def between(spec: Spec) -> list[Mistake]:
     """Return what is wrong between the sections of a spec whose sections are right."""
-    looked_at = (_twice, _contrasts, _scored, _names, _held, _statistics)
+    looked_at = (_twice, _contrasts, _precision, _scored, _names, _held, _statistics)
     return [mistake for look in looked_at for mistake in look(spec)]
 
 
@@ -148,6 +137,25 @@ def _contrasts(spec: Spec) -> list[Mistake]:
             )
             found.append(Mistake(path=f"contrasts[{i}]", message=message))
     return found
+
+
+def _precision(spec: Spec) -> list[Mistake]:
+    """Return what cannot be known as precisely as is asked."""
+    if spec.precision is None:
+        return []
+    labels = [m.label for m in spec.methods]
+    if not spec.precise:
+        message = f"names no pair of methods; give one, of {', '.join(labels)}, or declare one"
+        return [Mistake(path="precision.contrast", message=f"{message} in `contrasts`")]
+    return [
+        Mistake(
+            path="precision.contrast",
+            message=f"{a!r} and {b!r} are not two methods of this sweep, which are"
+            f" {', '.join(labels)}; give two of them",
+        )
+        for a, b in spec.precision.contrast
+        if a == b or not {a, b} <= set(labels)
+    ]
 
 
 def _scored(spec: Spec) -> list[Mistake]:
@@ -273,24 +281,3 @@ def parse(raw: object, plugins: Plugins | None = None) -> Spec:
     if mistakes:
         raise SpecError(mistakes)
     return spec
-
-
-def as_yaml(spec: Spec) -> str:
-    """Return the spec as a sweep file with every default filled in."""
-    return yaml.safe_dump(resolved(spec), sort_keys=False, allow_unicode=True)
-
-
-def resolved(spec: Spec) -> dict[str, object]:
-    """Return the spec as plain values that `parse` reads back as the same spec."""
-    plain = spec.model_dump(mode="json")
-    plain["fractions"] = [float(f) for f in spec.fractions]
-    plain["methods"] = [_spelled(m.method, m.parameters) for m in spec.methods]
-    plain["selections"] = [_spelled(s.rule, s.parameters) for s in spec.selections]
-    plain["sites"] = [list(group) if len(group) > 1 else group[0] for group in spec.sites]
-    rotations = list(spec.basis[1:])
-    plain["basis"] = {"rotate": rotations} if rotations else "own"
-    return plain
-
-
-def _spelled(name: str, parameters: Mapping[str, Parameter]) -> object:
-    return {name: dict(parameters)} if parameters else name

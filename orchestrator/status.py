@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.lock import holder
+from orchestrator.results import unread
 from orchestrator.resume import FOLDERS, MEANS
 from orchestrator.store import Store, StoreError
 from orchestrator.tasks import STAGES
@@ -60,19 +61,14 @@ def status(run: str | Path) -> Status:
     store = Store(root.absolute())
     plan = store.table("plan.parquet").to_pylist()
     files = {f for kind in FOLDERS for f in store.files(kind) if store.whole(f)}
-    cells = {
-        cell
-        for file in store.files("executions")
-        if store.whole(file)
-        for cell in store.table(file, ["cell"]).column("cell").to_pylist()
-    }
+    cells = {row["name"] for row in plan if row["kind"] == "cell"} - unread(store)
     failures = [store.read_json(f) for f in store.files("failures", ".json")]
     failed = {str(f["file"]) for f in failures} | {
         c for f in failures for c in _list(f.get("cells"))
     }
     driver = holder(store)
     running = _running(store) if driver is not None else set()
-    made = files | cells
+    made = files | (cells - running)
     # A partial that is gone is not missed once all that is made from it is there.
     unfinished = {r["model"] for r in plan if r["kind"] not in MEANS and _key(r) not in made}
     made |= {_key(r) for r in plan if r["kind"] in MEANS and r["model"] not in unfinished}

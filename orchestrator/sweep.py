@@ -20,6 +20,7 @@ from rich.console import Console
 
 from orchestrator import (
     budget,
+    calls,
     parts,
     place,
     provenance,
@@ -216,8 +217,7 @@ def _work(
             if again is not made:  # planned again, for the device that the cluster has
                 made, left = again, resume.left(part(again), store)
             upkeep.write_plan(made, store)
-            content = json.dumps(provenance.gather(made), indent=2).encode()
-            store.replace("provenance.json", content)
+            store.replace("provenance.json", json.dumps(provenance.gather(made), indent=2).encode())
             failures = _schedule(made, left, store, pool, story)
         else:
             upkeep.write_plan(made, store)  # the sweep may have been edited all the same
@@ -287,7 +287,8 @@ def _schedule(
         left.tasks,
         left.done,
         pool,
-        split=lambda task: resume.split(made, task),
+        split=partial(calls.split, made),
+        more=left.pace.more,
         listen=story.listen,
         tell=story.say,
         ready_seconds=made.spec.cluster.ready_seconds,
@@ -296,5 +297,4 @@ def _schedule(
         return scheduler.run()
     finally:
         for failure in scheduler.failures:
-            content = json.dumps(asdict(failure), indent=2).encode()
-            store.replace(failure.record, content)
+            store.replace(failure.record, json.dumps(asdict(failure), indent=2).encode())

@@ -48,6 +48,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("label", _text),
             ("model", _text),
             ("file", _text),
+            ("rounds", _int),  # in which a cell can be read; null for tasks
         ]
     ),
     "text": pa.schema(
@@ -156,6 +157,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("cell", _text),
             ("document", _text),
             ("sequence", _int),
+            ("round", _int),  # 0, 1, …: documents are visited round by round
             ("tokens", _int),
             ("top1", _int),
             ("top10", _int),
@@ -172,6 +174,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "executions": pa.schema(
         [
             ("cell", _text),
+            ("rounds", _ints),  # that this row answered; a cell has a row for every part
             ("told", _int),
             ("held", _int),
             ("held_by_layer", _ints),  # neurons held in every layer, site after site

@@ -11,11 +11,12 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from orchestrator import resume
+from orchestrator.calls import rounds_of
 from orchestrator.names import slug
 from orchestrator.plan import Plan
-from orchestrator.spec import as_yaml
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tables import SCHEMAS
+from orchestrator.written import as_yaml
 
 LABELLED = ("donors", "selections", "statistics", "centres")
 """Folders of tables that have one version each, and say which source they are of."""
@@ -67,9 +68,20 @@ def cells_table(made: Plan) -> pa.Table:
 
 def _plan_table(made: Plan) -> pa.Table:
     """Return one row per task; a cell is a task whose file is any part of its model's."""
-    tasks = [(t.name, t.stage, t.kind, t.label, t.arguments["model"], t.file) for t in made.tasks]
+    tasks: list[tuple[object, ...]] = [
+        (t.name, t.stage, t.kind, t.label, t.arguments["model"], t.file, None) for t in made.tasks
+    ]
+    rounds = {model: rounds_of(made, ref) for model, ref in made.models.items()}
     tasks += [
-        (c.name, "evaluate", "cell", c.label, c.model, f"executions/{slug(c.model)}")
+        (
+            c.name,
+            "evaluate",
+            "cell",
+            c.label,
+            c.model,
+            f"executions/{slug(c.model)}",
+            rounds[c.model],
+        )
         for c in made.cells.values()
     ]
     names = SCHEMAS["plan"].names

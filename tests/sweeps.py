@@ -63,7 +63,7 @@ def answers(run: Path) -> pl.DataFrame:
 def executions(run: Path) -> pl.DataFrame:
     """Return what was measured of every cell, without who measured it."""
     table = pl.read_parquet(run / "executions" / "**" / "*.parquet")
-    return table.drop(OF_THE_PROCESS).sort("cell")
+    return table.drop(OF_THE_PROCESS).sort("cell", pl.col("rounds").list.first())
 
 
 def tables(run: Path) -> dict[str, pl.DataFrame]:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import sweep, values
-from orchestrator.feed import batched, common_tokens, donated
+from orchestrator.feed import batched, common_tokens, donated, sequences
 from orchestrator.plan import Plan
 from orchestrator.shards import of_role
 from orchestrator.store import Store
@@ -99,7 +99,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Ready:
         replica=replica,
         fed=fed,
         orders=orders,
-        donors={f: donated(data, store.table(f), fed, pad) for f in files},
+        donors={f: donated(sequences(data), store.table(f), fed, pad) for f in files},
         logits_bytes=32 * 2**20,
         answers={str(c): part for (c,), part in results.group_by("cell", maintain_order=True)},
     )

@@ -18,15 +18,18 @@ from orchestrator.rules import rule
 from orchestrator.scores import BETWEEN, SCORES
 from orchestrator.sections import Metric
 from orchestrator.spec import parse
+from orchestrator.stops import SCHEMA
+from tests.orchestrator.synthetic_run import MODELS, ask_precision, write_run
 from tests.sweeps import written
 from workers.published import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
+STOPPING = (ROOT / "docs" / "statistics.md").read_text().split("## Stopping early\n")[1]
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("methods.md", "design.md")),
+    *(ROOT / "docs" / name for name in ("methods.md", "design.md", "performance.md")),
     *sorted((ROOT / "docs" / "decisions").glob("*.md")),
 ]
 
@@ -72,6 +75,29 @@ def test_the_duckdb_query_answers(run: Path) -> None:
     assert len(rows) == 10
     distances = [abs(row[-1]) for row in rows]
     assert distances == sorted(distances, reverse=True)
+
+
+def test_the_query_of_the_page_on_stopping_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = write_run(tmp_path / "run", models=MODELS[:1], layers=1, neurons=8, masks=2)
+    ask_precision(made, 0.02)
+    found = re.search(r"```python\n(.*?)```", STOPPING, re.DOTALL)
+    assert found is not None
+    exec(found[1].replace("runs/precise", str(made)), {})
+    assert "shape: (10, 10)" in capsys.readouterr().out  # fractions x columns
+
+
+def test_the_precision_that_is_shown_is_right() -> None:
+    (shown,) = re.findall(r"```yaml\n(precision:.*?)```", README, re.DOTALL)
+    whole = yaml.safe_load(block("yaml")) | yaml.safe_load(shown)
+    assert parse(whole).precise == (("peak", "mean"),)
+
+
+def test_the_page_on_stopping_names_every_column_of_its_table() -> None:
+    point = ("data", "dtype", "basis", "site", "unit", "layers", "complement", "selection")
+    named = [c for c in SCHEMA.names() if c not in point]
+    assert [c for c in named if f"`{c}`" not in STOPPING] == []
 
 
 def test_every_verb_is_shown() -> None:

@@ -66,6 +66,7 @@ def test_every_example_names_columns_that_its_table_has(runs: dict[str, Path]) -
         "how_far_from_optimal": ("contrasts", ["estimate", "low", "high", "reason"]),
         "selection_rules": ("curves", ["sd_masks"]),
         "rotated_peaks": ("contrasts", ["a", "b", "method", "fraction"]),
+        "precise": ("stops", ["documents", "estimate", "low", "high", "reached"]),
         "mlp_and_attention": ("areas", ["metric", "site", "method", "area", "low", "high"]),
     }
     for question, (table, columns) in named.items():
@@ -152,6 +153,22 @@ def test_a_rotation_moves_neurons_and_leaves_whole_heads(runs: dict[str, Path]) 
     assert moved["peak"] > 1e-5
     found = rows(run, "contrasts", method="peak - mean", fraction=None, metric="ce", declared=True)
     assert found.select("a", "b").rows() == [("own", "rotated 0")]
+
+
+@pytest.mark.slow
+def test_comparisons_stop_when_they_are_known_and_the_unablated_model_is_read_to_the_end(
+    runs: dict[str, Path],
+) -> None:
+    found = pl.read_parquet(runs["precise"] / "stops.parquet")
+    assert found.height == 4 * 3  # fractions x masks
+    known = (found["high"] - found["low"]) / 2 <= 0.01
+    assert (known == found["reached"]).all()
+    all_read = found["documents"] == found["documents_total"]
+    assert (known | all_read).all()
+    assert (found["documents"] >= 30).all()
+    assert (found["documents"] < found["documents_total"]).any()
+    bare = rows(runs["precise"], "summary", fraction=0.0)
+    assert set(bare["documents"]) == set(found["documents_total"])
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def fed(name: str) -> Batch:
 def orders(name: str, sites: tuple[Site, ...]) -> dict[str, CellOrder]:
     """Return a cell for every constant: half of all neurons, and all of the last layer's."""
     model = loaded(name, torch.float32)
-    seen = activations(model, sites, fed(name))
+    seen = activations(model, {site: range(model.facts.layers) for site in sites}, fed(name))
     found = {}
     for constant, of in CONSTANTS.items():
         holds = []

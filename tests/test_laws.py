@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 import torch
 
-from orchestrator import aggregate, cases, cells, names, plan, resume, spec, sweep
+from orchestrator import aggregate, calls, cases, cells, names, plan, spec, sweep
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.store import Store
 from orchestrator.tasks import Task
@@ -96,8 +96,8 @@ def same_numbers(folder: Path) -> None:
     file = written(folder, TOY)
     sweep.run(file, out=folder / "one", local=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resume, "CONSTANTS_PER_CALL", 3)
-        patch.setattr(resume, "DONATED_PER_CALL", 1)
+        patch.setattr(calls, "CONSTANTS_PER_CALL", 3)
+        patch.setattr(calls, "DONATED_PER_CALL", 1)
         # Interrupted: one model's share now, the rest later.
         sweep.run(file, out=folder / "other", local=True, only="method = 'mean'")
         sweep.run(file, out=folder / "other", local=True)

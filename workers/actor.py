@@ -5,6 +5,9 @@ determined by what it was sent. It keeps no other state, so it can be killed and
 another one takes its place. It is an ordinary class: something else makes it an
 actor, or simply calls it.
 
+A model that was compiled for evaluation (`workers.compiled`) stays so until something
+else is asked of it: whatever runs uncompiled runs on the model as it was loaded.
+
 Shapes: R rows, one per neuron, and W of them, as in `workers.collect`.
 """
 
@@ -22,10 +25,12 @@ from workers import ablation, generating, loading
 from workers import collect as collecting
 from workers import evaluate as evaluating
 from workers.canaries import Canaries, canaries
+from workers.compiled import Compiled
 from workers.histogram import FixedCounts, Histogram
 from workers.learn import Learned, Place, Search, Starts, learn
 from workers.loading import Model
 from workers.messages import ALL, Batch, CellAnswer, CellOrder, Counted, Donors, ModelRef, Site
+from workers.prefix import usable
 from workers.weights import Norms, column_norms
 from workers.windows import Windows
 
@@ -39,6 +44,7 @@ class Replica:
 
     def __init__(self) -> None:
         self._model: Model | None = None
+        self._compiled: Compiled | None = None
 
     def load(self, ref: ModelRef) -> None:
         """Hold this checkpoint from now on; nothing is done if it is held already.
@@ -48,6 +54,7 @@ class Replica:
         """
         if self._model is not None and self._model.ref == ref:
             return
+        self._close()
         self._model = None
         gc.collect()  # a module may be in a reference cycle, and its memory is needed now
         torch.set_num_threads(ref.threads)
@@ -66,7 +73,7 @@ class Replica:
     ) -> Windows:
         """Return the windows to count in; see `workers.collect.pilot`."""
         return collecting.pilot(
-            self.model,
+            self._plain(),
             batches,
             site=site,
             bins=bins,
@@ -87,7 +94,7 @@ class Replica:
     ) -> Histogram:
         """Return the histogram of one shard; see `workers.collect.collect`."""
         return collecting.collect(
-            self.model,
+            self._plain(),
             batches,
             site=site,
             windows=windows,
@@ -109,7 +116,7 @@ class Replica:
     ) -> FixedCounts:
         """Return the counts of one shard between fixed ends; see `workers.collect.recount`."""
         return collecting.recount(
-            self.model,
+            self._plain(),
             batches,
             site=site,
             low=low,
@@ -127,15 +134,29 @@ class Replica:
         *,
         logits_bytes: int,
         kl: bool = False,
+        compile: bool = False,
     ) -> list[CellAnswer]:
-        """Return the cells' answers; see `workers.evaluate.evaluate`."""
+        """Return the cells' answers; see `workers.evaluate.evaluate`.
+
+        With `compile` through a compiled model, made at the first such call; `describe`
+        then says why, where it could not be compiled.
+        """
+        model = self.model if compile else self._plain()
+        if compile and self._compiled is None:
+            self._compiled = Compiled(model)
         return evaluating.evaluate(
-            self.model, batches, cells, donors, logits_bytes=logits_bytes, kl=kl
+            model,
+            batches,
+            cells,
+            donors,
+            logits_bytes=logits_bytes,
+            kl=kl,
+            compiled=self._compiled,
         )
 
     def norms(self, site: Site) -> Norms:
         """Return the norms of the weights' columns; see `workers.weights.column_norms`."""
-        return column_norms(self.model, site)
+        return column_norms(self._plain(), site)
 
     def generate(
         self,
@@ -146,7 +167,7 @@ class Replica:
         sequence: NDArray[np.int64],
     ) -> list[NDArray[np.int64]]:
         """Return texts that the model writes; see `workers.generating.generate`."""
-        return generating.generate(self.model, prompts, lengths, seed=seed, sequence_S=sequence)
+        return generating.generate(self._plain(), prompts, lengths, seed=seed, sequence_S=sequence)
 
     def learn(
         self,
@@ -158,18 +179,28 @@ class Replica:
         search: Search,
     ) -> Learned:
         """Return the constants that suit some held sets; see `workers.learn.learn`."""
-        return learn(self.model, fit, check, sets, starts, scales, search)
+        return learn(self._plain(), fit, check, sets, starts, scales, search)
 
     def canaries(self, batch: Batch, sites: Sequence[Site]) -> Canaries:
-        """Return what trying the model out showed; see `workers.canaries.canaries`."""
+        """Return what trying the model out showed; see `workers.canaries.canaries`.
+
+        As it is prepared for evaluation, if it is.
+        """
         return canaries(self.model, batch, sites=sites)
 
     def check(self, batch: Batch, order: CellOrder) -> float:
-        """Return how far fold and plain hook differ; see `workers.ablation.checked_by_hook`."""
+        """Return how far fold and plain hook differ; see `workers.ablation.checked_by_hook`.
+
+        As it is prepared for evaluation, if it is.
+        """
         return ablation.checked_by_hook(self.model, batch, order)
 
     def describe(self) -> dict[str, str]:
-        """Return what results were made with: versions, device and, with a model, its dtype."""
+        """Return what results were made with: versions, device and, with a model, its dtype.
+
+        Where evaluation was last asked to compile, `compiled` is `yes`, or a sentence that says
+        why it runs uncompiled; where cells cannot share what is below them, `shared` says why.
+        """
         on_gpu = self._model is not None and self._model.device.type == "cuda"
         processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
         said = {
@@ -181,7 +212,12 @@ class Replica:
             "device": torch.cuda.get_device_name() if on_gpu else processor,
             "threads": str(torch.get_num_threads()),
         }
-        return said if self._model is None else said | {"dtype": self._model.ref.dtype}
+        if self._model is not None:
+            said["dtype"] = self._model.ref.dtype
+        if self._compiled is not None:
+            said["compiled"] = self._compiled.reason or "yes"
+        unshared = None if self._model is None else usable(self._model)
+        return said if unshared is None else said | {"shared": unshared}
 
     @property
     def model(self) -> Model:
@@ -192,3 +228,13 @@ class Replica:
                 " after a restart."
             )
         return self._model
+
+    def _plain(self) -> Model:
+        """Return the model as it was loaded."""
+        self._close()
+        return self.model
+
+    def _close(self) -> None:
+        if self._compiled is not None:
+            self._compiled.close()
+        self._compiled = None

@@ -35,6 +35,7 @@ from workers.loading import Model
 from workers.messages import Batch, CellOrder, Donated, Hold, Site
 from workers.positions import attended
 from workers.replacing import Replacement, activations
+from workers.stubs import same_bits
 
 _SEQUENCES = 2
 """Of the batch that are used: the outcomes are known for any."""
@@ -64,7 +65,7 @@ def canaries(model: Model, batch: Batch, *, sites: Sequence[Site]) -> Canaries:
         bare_STD = hooks.hidden(model, few)
         least = np.inf
         for site in sites:
-            own_LSTN = activations(model, [site], few)[site]
+            own_LSTN = activations(model, {site: range(model.facts.layers)}, few)[site]
             _identity(model, few, site, own_LSTN, bare_STD)
             nothing = [np.empty(0, np.int64)] * len(own_LSTN)
             with folded(model, site, nothing, np.zeros((len(own_LSTN), own_LSTN[0].shape[2]))):
@@ -100,7 +101,7 @@ def _identity(
         replacement = Replacement(model, order, own_LSTN[0].shape[1])
         with replacement.on(batch, {("itself", site): [own_LSTN]}) as count:
             hidden_STD = hooks.hidden(model, batch)
-        return count.held() == count.told and _equal(hidden_STD, bare_STD)
+        return count.held() == count.told and same_bits(hidden_STD, bare_STD)
 
     if not same(range(layers)):
         wrong = next((layer for layer in range(layers) if not same([layer])), None)
@@ -125,14 +126,14 @@ def _saturated(
     with folded(model, site, held, values_LN):
         hidden_STD = hooks.hidden(model, batch)
     after = _weights(model, site, layer)
-    if len(after) != len(before) or not all(map(_equal, after, before)):
+    if len(after) != len(before) or not all(map(same_bits, after, before)):
         raise AblationError(
             f"Layer {layer} at {site}: after all its neurons were folded and unfolded, its"
             f" projection is not what it was {_DO}"
         )
     if batch.attended is not None:  # what padded positions become is nobody's concern
         hidden_STD, bare_STD = hidden_STD[attended_ST], bare_STD[attended_ST]
-    if _equal(hidden_STD, bare_STD):
+    if same_bits(hidden_STD, bare_STD):
         raise AblationError(
             f"Layer {layer} at {site}: with all its neurons held at {_HUGE:g} times the largest"
             " activation, no hidden state changed, so what is held there does not reach the head"
@@ -150,17 +151,10 @@ def _weights(model: Model, site: Site, layer: int) -> list[Tensor]:
 
 
 def _same(found_STD: Tensor, bare_STD: Tensor, after: str) -> None:
-    if not _equal(found_STD, bare_STD):
+    if not same_bits(found_STD, bare_STD):
         raise AblationError(
             f"After {after}, the hidden states are not those of the bare model {_DO}"
         )
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same bits; so a number that is not one equals itself."""
-    return one.shape == other.shape and torch.equal(
-        one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
-    )
 
 
 _DO = (

@@ -8,6 +8,10 @@ Batches have a fixed shape because floating-point sums depend on it. They are
 cut from the sequences sorted by length and then number, so the same
 sequences always make the same batches, whoever asks.
 
+Padding is computed and thrown away, so little of it is allowed: texts of unlike
+lengths are put apart even where one batch would hold them all. That makes more
+batches, and small ones are slow, so texts are put apart only as far as is needed.
+
 Shapes: S sequences of a batch, T positions, H x W x C pixels.
 """
 
@@ -19,6 +23,8 @@ from numpy.typing import NDArray
 
 from workers.messages import NOT_SCORED, Batch, Sequences
 
+PADDING = 20
+"""Less than one in so many of all positions fed is padding."""
 _PURPOSE = 2  # keeps this stream apart from others of the same seed (`workers.selection` has 1)
 
 Kind = Literal["mask", "random", "kept"]
@@ -31,8 +37,15 @@ def batches(
 
     Texts are sorted by (length, number) and padded on the right with the token
     id `pad`, which no model looks at; targets are NOT_SCORED and marks 0 there.
+    Of all positions fed less than 5 % are padding. From the shortest on, a batch
+    takes texts while it has no more than `tokens` positions and no more padding than
+    a number that is the same for all. That number is searched for by bisection, as
+    the largest with which all batches together are within the 5 %: with 0 they
+    are, because none has any padding. For a given number no cut has fewer batches.
+
     Images are taken by number and count `positions_each` positions (patches and
-    prefix). Raises ValueError where one sequence alone has too many.
+    prefix); they have no padding. Raises ValueError where one sequence alone has
+    too many.
     """
     length_S = [len(ids) if positions_each is None else positions_each for ids in sequences.inputs]
     if length_S and max(length_S) > tokens:
@@ -43,22 +56,40 @@ def batches(
             " sequence has."
         )
     by_length = sorted(range(len(length_S)), key=lambda i: (length_S[i], sequences.sequence[i]))
-    groups = _groups(by_length, length_S, tokens)
+    groups = [
+        by_length[start:stop] for start, stop in _cut([length_S[i] for i in by_length], tokens)
+    ]
     if positions_each is None:
         return tuple(_texts(sequences, group, pad) for group in groups)
     return tuple(_images(sequences, group) for group in groups)
 
 
-def _groups(by_length: list[int], length_S: list[int], tokens: int) -> Iterator[list[int]]:
-    group: list[int] = []
-    for i in by_length:
+def _cut(ascending: list[int], tokens: int) -> list[tuple[int, int]]:
+    """Return where to cut sequences of ascending lengths: (start, stop) of every batch."""
+    real = sum(ascending)
+    allowed = max(0, real - 1) // (PADDING - 1)  # 20 p < p + real, and p a whole number
+    within, beyond = 0, allowed + 1
+    while beyond - within > 1:
+        each = (within + beyond) // 2
+        spans = _spans(ascending, tokens, each)
+        fed = sum((stop - start) * ascending[stop - 1] for start, stop in spans)
+        within, beyond = (each, beyond) if fed - real <= allowed else (within, each)
+    return list(_spans(ascending, tokens, within))
+
+
+def _spans(ascending: list[int], tokens: int, padding: int) -> Iterator[tuple[int, int]]:
+    """Yield batches of at most `tokens` positions, of which `padding` at most are padding."""
+    start = here = 0
+    for i, length in enumerate(ascending):
         # Ascending lengths: the newcomer is the longest, so it sets the width of all.
-        if group and (len(group) + 1) * length_S[i] > tokens:
-            yield group
-            group = []
-        group.append(i)
-    if group:
-        yield group
+        more = (i - start) * (length - ascending[i - 1]) if i > start else 0
+        if i > start and ((i - start + 1) * length > tokens or here + more > padding):
+            yield start, i
+            start, here = i, 0
+        else:
+            here += more
+    if ascending:
+        yield start, len(ascending)
 
 
 def _texts(sequences: Sequences, group: list[int], pad: int) -> Batch:

@@ -11,13 +11,12 @@ float64 on the projection's own device; entering and leaving are copies.
 
 * Only values change, in place. Checkpoints are memory-mapped and their pages
   shared, so a parameter is cloned before it is written to for the first time.
-  Leaving puts back the saved columns and bias, bit for bit, also after an error.
+  Leaving puts back the saved weight and bias, bit for bit, also after an error.
 * A bias that is not there exists only while folded.
-* Below float32 the rounding of a stored b + W c can exceed the difference
-  between two constants. There the bias stays, and a forward hook adds the
-  offset to the output in float32 and rounds once more. So c itself is not rounded,
-  as an activation put in by a hook would be. Scaled columns would be: there soft
-  mixtures do not fold (`workers.replacing` makes them).
+* Below float32 the bias stays, and `workers.additions` adds the offset to the output in
+  float32. So c is not rounded, as an activation put in by a hook would be. Scaled columns
+  would be: there soft mixtures do not fold (`workers.replacing` makes them).
+* Where biases and additions stand (`workers.compiled`), values are all that is written.
 
 What reading back cannot see is a forward pass that goes round the module:
 `workers.ablation.checked_by_hook` does. A projection is folded once at a time.
@@ -35,6 +34,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from workers.additions import Addition, add, standing
 
 _cloned: WeakKeyDictionary[nn.Linear, dict[str, Tensor]] = WeakKeyDictionary()
 """By projection and name, the parameters whose values are our own and no shared page any more."""
@@ -74,10 +75,7 @@ class _Part:
 class _Before:
     """What one projection was before it was folded."""
 
-    zero_N: Tensor
-    """True where a column is all zero."""
-    saved_DH: Tensor
-    """The columns to hold."""
+    weight_DN: Tensor
     bias_D: Tensor | None
 
 
@@ -110,13 +108,13 @@ class Fold:
             if len(held_H)
         ]
         self._undo = ExitStack()
-        self._additions: list[_Addition] = []
+        self._additions: dict[int, Addition] = {}
 
     def __enter__(self) -> Proof:
         """Fold, read back, and return what was read."""
         projections = self._find()
         _refuse_folded(projections)
-        self._additions = []
+        self._additions = {}
         with torch.no_grad(), ExitStack() as undo:
             before = [self._fold(projections[part.layer], part, undo) for part in self._parts]
             proof = self._read_back(before)
@@ -129,7 +127,7 @@ class Fold:
         """Put everything back, bit for bit."""
         with torch.no_grad():
             self._undo.close()
-        silent = [addition.layer for addition in self._additions if not addition.calls]
+        silent = [layer for layer, added in self._additions.items() if not added.calls]
         if kind is None and silent and len(silent) < len(self._additions):
             raise AblationError(
                 f"The offset of the held constants was never added in layers {silent}, though"
@@ -141,18 +139,17 @@ class Fold:
         _in_use.add(projection)
         undo.callback(_in_use.discard, projection)
         weight_DN = _own(projection, "weight")
-        zero_N = (weight_DN == 0).all(dim=0)
-        saved_DH = weight_DN.index_select(1, part.columns_H)
-        undo.callback(weight_DN.index_copy_, 1, part.columns_H, saved_DH)
+        # All of it is copied: reaching for columns costs more than twice as much.
+        saved_DN = weight_DN.clone()
+        undo.callback(weight_DN.copy_, saved_DN)
         if self._share == 1:
-            weight_DN.index_fill_(1, part.columns_H, 0)
+            weight_DN.masked_fill_(part.told_N, 0)
         else:
+            saved_DH = saved_DN.index_select(1, part.columns_H)
             weight_DN.index_copy_(1, part.columns_H, saved_DH * (1 - self._share))
         bias_D = None if projection.bias is None else projection.bias.detach().clone()
         if _below_float32(weight_DN):
-            addition = _Addition(part)
-            undo.callback(projection.register_forward_hook(addition).remove)
-            self._additions.append(addition)
+            self._additions[part.layer] = add(projection, part.offset_D, undo)
         elif bias_D is None:
             undo.callback(setattr, projection, "bias", None)
             new_D = part.offset_D.to(weight_DN.dtype)
@@ -161,7 +158,7 @@ class Fold:
             own_D = _own(projection, "bias")
             undo.callback(own_D.copy_, bias_D)
             own_D.copy_(bias_D.double() + part.offset_D)
-        return _Before(zero_N=zero_N, saved_DH=saved_DH, bias_D=bias_D)
+        return _Before(weight_DN=saved_DN, bias_D=bias_D)
 
     def _read_back(self, before: Sequence[_Before]) -> Proof:
         """Count held columns in the live model; raise where they are not those told."""
@@ -187,18 +184,6 @@ class Fold:
             held=sum(row[1] for row in measured),
             zero_before=sum(row[2] for row in measured),
         )
-
-
-class _Addition:
-    """Forward hook: adds an offset to a projection's output in float32, and counts its calls."""
-
-    def __init__(self, part: _Part) -> None:
-        self.layer, self.calls = part.layer, 0
-        self._offset_D = part.offset_D.float()
-
-    def __call__(self, _: nn.Module, __: tuple[Tensor, ...], out_STD: Tensor) -> Tensor:
-        self.calls += 1
-        return (out_STD.float() + self._offset_D).to(out_STD.dtype)
 
 
 def _refuse_folded(projections: Sequence[nn.Linear]) -> None:
@@ -264,6 +249,12 @@ def _part(
     return _Part(layer=layer, columns_H=columns_H, told_N=told_N, offset_D=offset_D)
 
 
+def own(projection: nn.Linear) -> None:
+    """Clone a projection's values now, as the first fold would: later ones only write to them."""
+    for name, _ in projection.named_parameters(recurse=False):
+        _own(projection, name)
+
+
 def _own(projection: nn.Linear, name: str) -> Tensor:
     """Return a parameter's values, to be written to: from the first time on, a clone of them."""
     parameter: nn.Parameter = getattr(projection, name)
@@ -277,23 +268,29 @@ def _own(projection: nn.Linear, name: str) -> Tensor:
 
 def _measure(projection: nn.Linear, part: _Part, before: _Before, share: float) -> Tensor:
     """Return (the right columns?, columns held, of these zero before, bias agrees?) as integers."""
-    weight_DN = projection.weight
+    weight_DN, zero_N = projection.weight, _zero_columns(before.weight_DN)
     if share == 1:
-        held_N = (weight_DN == 0).all(dim=0) & (part.told_N | ~before.zero_N)
+        held_N = _zero_columns(weight_DN) & (part.told_N | ~zero_N)
     else:
-        wanted_DH = before.saved_DH.double() * (1 - share)
+        wanted_DH = before.weight_DN.index_select(1, part.columns_H).double() * (1 - share)
         off_DH = (weight_DN.index_select(1, part.columns_H).double() - wanted_DH).abs()
         float32 = torch.finfo(torch.float32)  # 1 - share is rounded, and then the product
         held_H = (off_DH <= 2 * float32.eps * wanted_DH.abs() + float32.tiny).all(dim=0)
         held_N = torch.zeros_like(part.told_N).index_copy_(0, part.columns_H, held_H)
     nothing_D = torch.zeros_like(part.offset_D)
     was_D = nothing_D if before.bias_D is None else before.bias_D.double()
-    added_D = nothing_D if _below_float32(weight_DN) else part.offset_D
     found_D = nothing_D if projection.bias is None else projection.bias.double()
-    rounding_D = (was_D.abs() + added_D.abs()) * torch.finfo(torch.float32).eps
-    agrees = ((found_D - was_D - added_D).abs() <= rounding_D).all()
+    if (addition := standing(projection)) is not None:
+        found_D = found_D + addition.offset_D
+    rounding_D = (was_D.abs() + part.offset_D.abs()) * torch.finfo(torch.float32).eps
+    agrees = ((found_D - was_D - part.offset_D).abs() <= rounding_D).all()
     right = (held_N == part.told_N).all()
-    return torch.stack([right.long(), held_N.sum(), (held_N & before.zero_N).sum(), agrees.long()])
+    return torch.stack([right.long(), held_N.sum(), (held_N & zero_N).sum(), agrees.long()])
+
+
+def _zero_columns(weight_DN: Tensor) -> Tensor:
+    """Return where a column is all zero, (N,); one with a nan is not."""
+    return weight_DN.abs().amax(dim=0) == 0
 
 
 def _below_float32(weight: Tensor) -> bool:

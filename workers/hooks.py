@@ -32,6 +32,8 @@ Sink = Callable[[int, Tensor], None]
 Change = Callable[[int, Tensor], Tensor]
 """Takes a layer's number and its activations (S, T, N); returns what takes their place."""
 
+_NO_HEAD = nn.Identity()  # always the same, so that a compiled graph finds what it was made with
+
 
 def projections(model: Model, site: Site) -> list[nn.Linear]:
     """Return the projection of every layer, in order, whose input is the site."""
@@ -43,9 +45,8 @@ def hidden(model: Model, batch: Batch, grad: bool = False) -> Tensor:
 
     With `grad` it can be differentiated by whatever was put in; also inside `inference_mode`.
     """
-    with _mode(grad), _without_head(model):
-        fed = _forward(model, batch)
-        return fed if fed.ndim == 3 else fed[:, None]
+    with _mode(grad), without_head(model):
+        return by_position(forward(model, *inputs(model, batch)))
 
 
 def scores(model: Model, hidden_MD: Tensor, grad: bool = False) -> Tensor:
@@ -58,7 +59,7 @@ def scores(model: Model, hidden_MD: Tensor, grad: bool = False) -> Tensor:
 def logits(model: Model, batch: Batch) -> Tensor:
     """Return the library's own answer, uncut: (S, T, V) for text, (S, V) for images."""
     with _mode(grad=False):
-        return _forward(model, batch)
+        return forward(model, *inputs(model, batch))
 
 
 @contextmanager
@@ -115,27 +116,40 @@ def _mode(grad: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _without_head(model: Model) -> Iterator[None]:
+def without_head(model: Model) -> Iterator[None]:
+    """Let the forward pass end with what the head would be fed, inside the block."""
     path, _, name = model.family.head.rpartition(".")
     parent = model.module.get_submodule(path)
     head = getattr(parent, name)
-    setattr(parent, name, nn.Identity())
+    setattr(parent, name, _NO_HEAD)
     try:
         yield
     finally:
         setattr(parent, name, head)
 
 
-def _forward(model: Model, batch: Batch) -> Tensor:
-    inputs = torch.from_numpy(batch.inputs).to(model.device)
+def inputs(model: Model, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Return what `forward` takes: token ids and what is attended, (S, T); or pixels and None."""
+    fed = torch.from_numpy(batch.inputs).to(model.device)
     if batch.attended is None:
-        answer = model.module(_seen(model, inputs))
+        return _seen(model, fed), None
+    return fed, torch.from_numpy(batch.attended).to(model.device, torch.int64)
+
+
+def forward(model: Model, fed: Tensor, attended_ST: Tensor | None) -> Tensor:
+    """Return what the module answers: (S, T, …) for text, (S, …) for images."""
+    if model.family.modality == "image":
+        answer = model.module(fed)
     else:
-        attended_ST = torch.from_numpy(batch.attended).to(model.device, torch.int64)
         cache = {"use_cache": False} if model.family.modality == "causal" else {}
-        answer = model.module(input_ids=inputs, attention_mask=attended_ST, **cache)
+        answer = model.module(input_ids=fed, attention_mask=attended_ST, **cache)
     logits: Tensor = answer if isinstance(answer, Tensor) else answer.logits  # timm answers plainly
     return logits
+
+
+def by_position(fed: Tensor) -> Tensor:
+    """Return what the head is fed as (S, T, D): one position for images."""
+    return fed if fed.ndim == 3 else fed[:, None]
 
 
 def _seen(model: Model, bytes_SHWC: Tensor) -> Tensor:

@@ -14,8 +14,10 @@ Draws come from `workers.draws`, so they depend on the sequence and not on its
 batch. Neurons and positions are drawn independently: what they have in common is
 lost. The few values outside the window of a histogram are never drawn.
 
-What is made is of the batch's shape, for the held neurons alone; putting it in,
-and the proof of that, is `workers.replacing`'s.
+What a kind makes cheaply for all neurons of a layer it makes for all, because picking
+the held ones out costs more: donors' activations are handed on as they are. Draws and
+the nearest mode are dear, and made for the held ones alone. Putting values in, and the
+proof of that, is `workers.replacing`'s.
 
 Shapes: L layers, S sequences, T positions, M = S x T, N neurons of one hookpoint,
 H of them held, Z buckets of positions, B bins, K modes, or donors of a sequence.
@@ -62,7 +64,8 @@ class Here:
 
 Make = Callable[[int, Tensor, Here], Tensor]
 """Takes a layer's number, its activations (S, T, N) and the batch; returns what takes the place
-of the held ones: (S, T, H), or what broadcasts to it, of any floating dtype."""
+of the held ones, of any floating dtype: (S, T, H), or what broadcasts to (S, T, N) and may be
+anything at neurons that are not held. What is returned is not written to."""
 
 
 class Place:
@@ -77,6 +80,10 @@ class Place:
         self.columns_L = [
             torch.tensor(held_H, dtype=torch.int64, device=model.device) for held_H in hold.held
         ]
+        every = np.arange(self.neurons)
+        self.held_LN = [
+            torch.from_numpy(np.isin(every, held_H)).to(model.device) for held_H in hold.held
+        ]
 
     def check(self, values_LN: NDArray[np.float64], where: str = "") -> None:
         """Raise ValueError unless every held neuron has a finite value; see `check_values`."""
@@ -88,6 +95,16 @@ class Place:
             torch.from_numpy(values_N[held_H]).to(self.device, dtype)
             for values_N, held_H in zip(values_LN, self.held, strict=True)
         ]
+
+    def spread(self, layer: int, values: Tensor) -> Tensor:
+        """Return values of a layer's held neurons (…, H) as (…, N), with zeros at all others.
+
+        Those that are of all neurons are returned as they are.
+        """
+        if values.shape[-1] == self.neurons:
+            return values
+        wide = values.new_zeros(*values.shape[:-1], self.neurons)
+        return wide.index_copy_(-1, self.columns_L[layer], values)
 
     def uniform(self, layer: int, x_STN: Tensor, here: Here, seed: int, purpose: int) -> Tensor:
         """Return a draw for every position and held neuron of a layer, (S, T, H)."""
@@ -138,11 +155,14 @@ def _by_position(place: Place, value: ByPosition, widest: int, said: str) -> Mak
     values_ZLN = value.values[: len(start_Z)]
     for start, values_LN in zip(start_Z, values_ZLN, strict=True):
         place.check(values_LN, f" from position {start} on")
-    values_L = place.each(values_ZLN.transpose(1, 2, 0), torch.float32)
+    told_L = place.each(values_ZLN.transpose(1, 2, 0), torch.float32)
+    values_LZN = [place.spread(layer, told_HZ.T) for layer, told_HZ in enumerate(told_L)]
+    next_Z = torch.from_numpy(start_Z[1:]).to(place.device)  # where the next bucket starts
 
     def make(layer: int, x_STN: Tensor, _: Here) -> Tensor:
-        bucket_T = np.searchsorted(start_Z, np.arange(x_STN.shape[1]), side="right") - 1
-        return values_L[layer].T[torch.from_numpy(bucket_T).to(x_STN.device)]
+        position_T = torch.arange(x_STN.shape[1], device=x_STN.device)
+        bucket_T = torch.searchsorted(next_Z, position_T, right=True)
+        return values_LZN[layer][bucket_T]
 
     return make
 
@@ -155,12 +175,12 @@ def _donated(place: Place, value: Donated, said: str) -> Make:
         )
 
     def make(layer: int, _: Tensor, here: Here) -> Tensor:
-        columns_H = place.columns_L[layer]
         passes_K = [x_LSTN[layer] for x_LSTN in here.given[value.donors, place.site]]
-        taken_STH = passes_K[0][..., columns_H]
+        taken_STN = passes_K[0]
         if len(passes_K) > 1:
-            number = {"per_head": columns_H // place.d_head, "per_neuron": columns_H}
-            uniform_S1H = draws.uniform(
+            every_N = torch.arange(place.neurons)
+            number = {"per_head": every_N // place.d_head, "per_neuron": every_N}
+            uniform_S1N = draws.uniform(
                 value.seed,
                 here.sequence_S,
                 layer=layer,
@@ -172,10 +192,10 @@ def _donated(place: Place, value: Donated, said: str) -> Make:
                 device=place.device,
                 purpose=draws.DONOR,
             )
-            which_S1H = (uniform_S1H * len(passes_K)).long()
+            which_S1N = (uniform_S1N * len(passes_K)).long()
             for k, x_STN in enumerate(passes_K[1:], start=1):
-                taken_STH = torch.where(which_S1H == k, x_STN[..., columns_H], taken_STH)
-        return taken_STH
+                taken_STN = torch.where(which_S1N == k, x_STN, taken_STN)
+        return taken_STN
 
     return make
 
@@ -231,7 +251,7 @@ def _nearest_peak(place: Place, value: NearestPeak) -> Make:
     modes_L = place.each(np.take_along_axis(lower_LNK, order_LNK, axis=2), torch.float64)
 
     def make(layer: int, x_STN: Tensor, _: Here) -> Tensor:
-        x_STH = x_STN[..., place.columns_L[layer]].double()
+        x_STH = x_STN.index_select(-1, place.columns_L[layer]).double()
         first_H, *others = modes_L[layer].unbind(1)
         nearest_STH = first_H.expand_as(x_STH)
         for mode_H in others:  # the ones nearer to zero come first, and keep their place in a tie
@@ -265,6 +285,6 @@ def _custom(place: Place, value: Custom, said: str) -> Make:
                 f" {tuple(x_STN.shape)} and returned {tuple(made_STN.shape)}. It must return one"
                 " value for each."
             )
-        return made_STN[..., place.columns_L[layer]]
+        return made_STN
 
     return make

@@ -19,26 +19,36 @@ The logits of a large vocabulary are far bigger than the hidden states they
 come from, so hidden rows are turned into logits a few at a time, and only
 those of scored positions ever. How many at a time is a budget, not a
 parameter of the result: it changes the last bits of a matrix product at most.
-The budget is for one float32 tensor of logits. Rank and loss hold about three
-of that size at once; KL holds five, and in half precision one more.
+The budget is for one float32 tensor of logits. At most two and a half of that size
+are held at once; with KL four and three quarters, of which two and a quarter are the
+unablated model's: they are made once for all cells that are scored together. A CPU
+looks at blocks of rows that fit into its cache, and holds little beside one such tensor.
 
 Equal logits are ranked by token id, the lower first. So a model that gives
 every token the same logit is right once in a vocabulary, not always; in
 half precision equal logits are common.
 
+What depends on the batch alone is in a `Scoring`, made once per batch; what it
+measures stays on the device until sums are asked for, so nothing waits before.
+
 Shapes: S sequences, T positions, D width of the hidden states, M scored
-positions, V tokens of the vocabulary (or classes).
+positions (below `measure` those of one chunk or block), V tokens of the
+vocabulary (or classes), Q measured quantities: rank, cross-entropy and, with an
+unablated model, KL.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from workers.messages import MASKED, NOT_SCORED, RARE
+
+BLOCK_BYTES = 2**20
+"""Logits that a CPU looks at together: at every look but the first they are in its cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +80,144 @@ class Sums:
     """(S,) of these, the cross-entropy in nats where it is a number."""
 
 
+_Bare = tuple[Tensor, ...]
+"""Of the unablated model: log p, p, and where p is 0; (M, V) each."""
+
+
+class Scoring:
+    """What is scored in one batch: made once, for any number of cells.
+
+    scoring = Scoring(head, batch.targets, …)
+    measured = scoring.measure([hidden_STD, …], bare_STD)    # stays on the device
+    sums = [scoring.sums(each_QM) for each_QM in measured]   # waits for it
+    """
+
+    def __init__(
+        self,
+        scores: Callable[[Tensor], Tensor],
+        targets_ST: NDArray[np.int64],
+        *,
+        vocabulary: int,
+        budget: int,
+        device: torch.device,
+        marks_ST: NDArray[np.uint8] | None = None,
+        masked: bool = False,
+    ) -> None:
+        """Take what `score` takes; raises ValueError where the budget does not hold a row."""
+        self._rows = budget // (4 * vocabulary)
+        if self._rows < 1:
+            raise ValueError(
+                f"A budget of {budget} bytes for logits holds no row of {vocabulary} scores, which"
+                f" takes {4 * vocabulary} bytes. Allow at least that."
+            )
+        self._scores, self._sequences = scores, len(targets_ST)
+        self._on_cpu = device.type == "cpu"
+        self._block = max(2, BLOCK_BYTES // (4 * vocabulary)) if self._on_cpu else self._rows
+        at_M = np.flatnonzero(targets_ST != NOT_SCORED)
+        self._sequence_M = at_M // targets_ST.shape[1]
+        self._rare_M = self._mask_M = None
+        if marks_ST is not None:
+            mark_M = marks_ST.reshape(-1)[at_M]
+            self._rare_M = (mark_M & RARE) != 0
+            self._mask_M = (mark_M & MASKED) != 0 if masked else None
+        self._at_M = torch.from_numpy(at_M).to(device)
+        self._target_M1 = torch.from_numpy(targets_ST.reshape(-1)[at_M, None]).to(device)
+        self._token_V = torch.arange(vocabulary, dtype=torch.float32, device=device)
+
+    def measure(self, hidden: Sequence[Tensor], bare_STD: Tensor | None = None) -> list[Tensor]:
+        """Return each cell's measurements (Q, M), float64, from its hidden states (S, T, D).
+
+        With `bare_STD`, what the head of the unablated model is fed, they hold the
+        divergence from it; its logits are made once for all cells given here.
+        """
+        with torch.inference_mode():
+            parts: list[list[Tensor]] = [[] for _ in hidden]
+            for start in range(0, len(self._at_M), self._rows):
+                chunk = slice(start, start + self._rows)
+                at_M, target_M1 = self._at_M[chunk], self._target_M1[chunk]
+                bare = None if bare_STD is None else _bare(self._scores(_rows(bare_STD, at_M)))
+                for found, hidden_STD in zip(parts, hidden, strict=True):
+                    found += self._chunk(_rows(hidden_STD, at_M), target_M1, bare)
+                del bare  # or the next would be made beside it
+            none_QM = torch.empty(2 if bare_STD is None else 3, 0, dtype=torch.float64)
+            return [torch.cat(found, dim=1) if found else none_QM for found in parts]
+
+    def sums(self, measured_QM: Tensor) -> Sums:
+        """Return the sums of one cell's measurements; waits for the device."""
+        rank_M, loss_M, *kl = measured_QM.cpu().numpy()
+        number_M = ~np.isnan(loss_M)
+        first_M = number_M & (rank_M < 1)
+        rare_M, mask_M = self._rare_M, self._mask_M
+        return Sums(
+            tokens=self._count(np.ones_like(number_M)),
+            top1=self._count(first_M),
+            top10=self._count(number_M & (rank_M < 10)),
+            loss=self._sum(loss_M, number_M),
+            nan=self._count(~number_M),
+            kl=self._sum(kl[0], number_M & ~np.isnan(kl[0])) if kl else None,
+            tokens_rare=None if rare_M is None else self._count(rare_M),
+            top1_rare=None if rare_M is None else self._count(first_M & rare_M),
+            tokens_mask=None if mask_M is None else self._count(mask_M),
+            top1_mask=None if mask_M is None else self._count(first_M & mask_M),
+            loss_mask=None if mask_M is None else self._sum(loss_M, number_M & mask_M),
+        )
+
+    def _chunk(self, hidden_MD: Tensor, target_M1: Tensor, bare: _Bare | None) -> Iterator[Tensor]:
+        """Yield the measurements of one chunk, block by block."""
+        logits_MV = self._scores(hidden_MD)
+        # No block is one row alone unless the chunk is: its sum might be made in another order.
+        blocks = max(1, len(logits_MV) // self._block)
+        for i in range(blocks):
+            rows = slice(i * len(logits_MV) // blocks, (i + 1) * len(logits_MV) // blocks)
+            of = None if bare is None else tuple(x_MV[rows] for x_MV in bare)
+            yield self._measured(logits_MV[rows], target_M1[rows], of)
+
+    def _measured(self, logits_MV: Tensor, target_M1: Tensor, bare: _Bare | None) -> Tensor:
+        """Return each target's rank, 0 for the best, its cross-entropy and, if asked, KL; (Q, M).
+
+        Logits are written to.
+        """
+        if self._on_cpu:
+            logits_MV = logits_MV.float()  # a GPU widens on the fly, and reads half as much
+        log_q_MV = torch.log_softmax(logits_MV, dim=1, dtype=torch.float32)
+        loss_M = -log_q_MV.gather(1, target_M1)[:, 0]
+        found = [loss_M] if bare is None else [loss_M, _divergence(bare, log_q_MV)]
+        # What log q took is free now. A CPU compares fastest into floats, a GPU into bytes.
+        room_MV = log_q_MV if self._on_cpu else torch.empty_like(logits_MV, dtype=torch.bool)
+        del log_q_MV
+        rank_M = self._rank(logits_MV, target_M1, room_MV)
+        return torch.stack([x_M.double() for x_M in (rank_M, *found)])
+
+    def _rank(self, logits_MV: Tensor, target_M1: Tensor, room_MV: Tensor) -> Tensor:
+        """Return how many tokens are ahead of the target, (M,): exact, as float32 counts to 2^24.
+
+        `room_MV` is written to, and on a CPU the logits.
+        """
+        own_M1 = logits_MV.gather(1, target_M1)
+        rank_M = torch.gt(logits_MV, own_M1, out=room_MV).sum(dim=1, dtype=torch.float32)
+        equal_M = torch.eq(logits_MV, own_M1, out=room_MV).sum(dim=1, dtype=torch.float32)
+        # Most often nothing ties. To ask a GPU whether that is so would be to wait for it.
+        if not self._on_cpu or (equal_M > 1).any():
+            lower_MV = logits_MV if self._on_cpu else torch.empty_like(room_MV)
+            room_MV.mul_(torch.lt(self._token_V, target_M1.float(), out=lower_MV))
+            rank_M += room_MV.sum(dim=1, dtype=torch.float32)
+        return rank_M
+
+    def _count(self, chosen_M: NDArray[np.bool_]) -> NDArray[np.int64]:
+        return np.bincount(self._sequence_M[chosen_M], minlength=self._sequences)
+
+    def _sum(
+        self, value_M: NDArray[np.float64], chosen_M: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        sums_S = np.bincount(self._sequence_M[chosen_M], value_M[chosen_M], self._sequences)
+        return sums_S.astype(np.float64)
+
+
+def _rows(hidden_STD: Tensor, at_M: Tensor) -> Tensor:
+    """Return some positions of a batch, (M, D)."""
+    return hidden_STD.flatten(0, 1).index_select(0, at_M)
+
+
 def score(
     scores: Callable[[Tensor], Tensor],
     hidden_STD: Tensor,
@@ -81,101 +229,37 @@ def score(
     masked: bool = False,
     bare_STD: Tensor | None = None,
 ) -> Sums:
-    """Score the positions of a batch that have a target.
+    """Score the positions of a batch that have a target, for one cell.
 
-    `scores` turns hidden rows (M, D) into logits (M, V); `budget` bounds one
-    float32 tensor of logits, in bytes. `marks_ST` are bits `RARE` and `MASKED`;
+    `scores` turns hidden rows (M, D) into logits (M, V), which are written to;
+    `budget` bounds one float32 tensor of logits, in bytes. `marks_ST` are bits `RARE` and `MASKED`;
     `masked` says that the second is asked for. `bare_STD` is what the head of
     the unablated model is fed, for the divergence. Raises ValueError where the
     budget does not hold a single row.
     """
-    rows = budget // (4 * vocabulary)
-    if rows < 1:
-        raise ValueError(
-            f"A budget of {budget} bytes for logits holds no row of {vocabulary} scores, which"
-            f" takes {4 * vocabulary} bytes. Allow at least that."
-        )
-    sequence_M, position_M = np.nonzero(targets_ST != NOT_SCORED)
-    at = (
-        torch.from_numpy(sequence_M).to(hidden_STD.device),
-        torch.from_numpy(position_M).to(hidden_STD.device),
+    scoring = Scoring(
+        scores,
+        targets_ST,
+        vocabulary=vocabulary,
+        budget=budget,
+        device=hidden_STD.device,
+        marks_ST=marks_ST,
+        masked=masked,
     )
-    target_M = torch.from_numpy(targets_ST[sequence_M, position_M]).to(hidden_STD.device)
-    hidden_MD = hidden_STD[at]
-    bare_MD = None if bare_STD is None else bare_STD[at]
-    parts = []
-    for start in range(0, len(hidden_MD), rows):
-        chunk = slice(start, start + rows)
-        bare = None if bare_MD is None else bare_MD[chunk]
-        parts.append(_scored(scores, hidden_MD[chunk], target_M[chunk], bare))
-    rank_M = np.concatenate([np.empty(0, dtype=np.int64), *(rank for rank, _, _ in parts)])
-    loss_M = np.concatenate([np.empty(0), *(loss for _, loss, _ in parts)])
-    kl_M = np.concatenate([np.empty(0), *(kl for _, _, kl in parts)])
-
-    count = len(targets_ST)
-    number_M = ~np.isnan(loss_M)
-    first_M = number_M & (rank_M < 1)
-
-    def per_sequence(chosen_M: NDArray[np.bool_]) -> NDArray[np.int64]:
-        return np.bincount(sequence_M[chosen_M], minlength=count)
-
-    def summed(value_M: NDArray[np.float64], chosen_M: NDArray[np.bool_]) -> NDArray[np.float64]:
-        sums_S = np.bincount(sequence_M[chosen_M], value_M[chosen_M], count)
-        return sums_S.astype(np.float64)
-
-    rare_M = mask_M = None
-    if marks_ST is not None:
-        mark_M = marks_ST[sequence_M, position_M]
-        rare_M = (mark_M & RARE) != 0
-        mask_M = (mark_M & MASKED) != 0 if masked else None
-    return Sums(
-        tokens=np.bincount(sequence_M, minlength=count),
-        top1=per_sequence(first_M),
-        top10=per_sequence(number_M & (rank_M < 10)),
-        loss=summed(loss_M, number_M),
-        nan=per_sequence(~number_M),
-        kl=None if bare_MD is None else summed(kl_M, number_M & ~np.isnan(kl_M)),
-        tokens_rare=None if rare_M is None else per_sequence(rare_M),
-        top1_rare=None if rare_M is None else per_sequence(first_M & rare_M),
-        tokens_mask=None if mask_M is None else per_sequence(mask_M),
-        top1_mask=None if mask_M is None else per_sequence(first_M & mask_M),
-        loss_mask=None if mask_M is None else summed(loss_M, number_M & mask_M),
-    )
+    (measured_QM,) = scoring.measure([hidden_STD], bare_STD)
+    return scoring.sums(measured_QM)
 
 
-def _scored(
-    scores: Callable[[Tensor], Tensor],
-    hidden_MD: Tensor,
-    target_M: Tensor,
-    bare_MD: Tensor | None,
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return each target's rank, 0 for the best, its cross-entropy and, if asked, KL; (M,) each."""
-    with torch.inference_mode():
-        logits_MV = scores(hidden_MD).float()
-        rank_M, loss_M = _rank_and_loss(logits_MV, target_M)
-        if bare_MD is None:
-            return rank_M, loss_M, np.empty(0)
-        return rank_M, loss_M, _divergence(scores(bare_MD).float(), logits_MV)
-
-
-def _rank_and_loss(
-    logits_MV: Tensor, target_M: Tensor
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    own_M1 = logits_MV.gather(1, target_M[:, None])
-    token_V = torch.arange(logits_MV.shape[1], device=logits_MV.device)
-    ahead_MV = (logits_MV == own_M1) & (token_V < target_M[:, None])
-    ahead_MV |= logits_MV > own_M1
-    rank_M = ahead_MV.sum(dim=1).cpu().numpy()
-    loss_M = nn.functional.cross_entropy(logits_MV, target_M, reduction="none")
-    return rank_M, loss_M.double().cpu().numpy()
-
-
-def _divergence(bare_MV: Tensor, ablated_MV: Tensor) -> NDArray[np.float64]:
-    """Return KL(bare ‖ ablated) of every row, (M,), in nats; infinite where the ablated rules out
-    a token that the bare does not."""
-    log_p_MV = torch.log_softmax(bare_MV, dim=1)
-    log_q_MV = torch.log_softmax(ablated_MV, dim=1)
+def _bare(logits_MV: Tensor) -> _Bare:
+    log_p_MV = torch.log_softmax(logits_MV, dim=1, dtype=torch.float32)
     p_MV = log_p_MV.exp()
-    terms_MV = log_p_MV.sub_(log_q_MV).mul_(p_MV)
-    terms_MV.masked_fill_(p_MV == 0, 0)  # p log p is 0 there, also where log p is infinite
-    return terms_MV.sum(dim=1).double().cpu().numpy()
+    return log_p_MV, p_MV, p_MV == 0
+
+
+def _divergence(bare: _Bare, log_q_MV: Tensor) -> Tensor:
+    """Return KL(bare ‖ ablated) of every row, (M,), in nats; infinite where the ablated rules out
+    a token that the bare does not. `log_q_MV` is written to."""
+    log_p_MV, p_MV, never_MV = bare
+    terms_MV = torch.sub(log_p_MV, log_q_MV, out=log_q_MV).mul_(p_MV)
+    terms_MV.masked_fill_(never_MV, 0)  # p log p is 0 there, also where log p is infinite
+    return terms_MV.sum(dim=1)

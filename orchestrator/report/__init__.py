@@ -7,6 +7,7 @@
     figures      a chart as SVG and PNG; curves, differences, layers, taken and densities are the
                  charts
     contrasts    what was declared, as questions with answers; compared has their tables
+    stops        how far documents were read, where a precision is asked
     tables       levels at some fractions, areas, further metrics
     optimal, bases, effects   the gap to optimal, rotated axes, effects of single units
     account      how much is there, what these models can show, and notes

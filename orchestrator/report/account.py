@@ -24,8 +24,12 @@ _NAMED = 8
 
 
 def standing(run: Run) -> dict[str, tuple[int, int, int, int]]:
-    """Return per model the distinct cells planned, done, failed and missing."""
-    done = set(run.executions["cell"])
+    """Return per model the distinct cells planned, done, failed and missing.
+
+    A cell that was answered over some rounds of documents, in one part or several, is done
+    unless the precision that is asked needs it read further.
+    """
+    done = set(run.executions["cell"]).difference(run.unread)
     failed = {str(c) for f in run.failures for c in _list(f.get("cells"))} - done
     found = {}
     for (model,), rows in run.cells.group_by("model", maintain_order=True):

@@ -29,6 +29,7 @@ from orchestrator.report.optimal import gap_section
 from orchestrator.report.provenance import provenance
 from orchestrator.report.read import Run, read_run
 from orchestrator.report.settings import site, sites
+from orchestrator.report.stops import stops_section
 from orchestrator.report.tables import areas_table, held_table, metrics_table, more_settings
 from orchestrator.report.taken import taken
 from orchestrator.report.words import count, listed, metric_said
@@ -95,8 +96,11 @@ def _sections(run: Run, folder: Path) -> list[Element]:
             or [tag("p", "No statistics have been collected yet.")]
         ),
     ]
+    read = stops_section(run)
+    stopped = tag("section", tag("h2", "How far documents were read"), *read, id="stops")
     return [
         tag("section", tag("h2", "Declared contrasts"), *declared, id="declared"),
+        *([stopped] if read else []),
         tag("section", *parts, id="exploratory"),
         tag(
             "section",

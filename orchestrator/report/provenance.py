@@ -146,7 +146,7 @@ def _data(run: Run) -> list[Element]:
     head = columns("model", "dtype", "data", "role", "split", "documents", "sequences", "scored")
     caption = (
         "Data: statistics come from the documents of role collect, scores from those of role"
-        " evaluate. Scored: text positions, or images, of one cell."
+        " evaluate. Scored: text positions, or images, of a cell that read all of them."
     )
     return [table(caption, [head], [tag("tbody", *rows)], kind="mixed")]
 

@@ -8,7 +8,7 @@ What a panel is and what it is called stands in `settings`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,11 @@ import polars as pl
 import polars.selectors as cs
 import yaml
 
+from orchestrator import results
 from orchestrator.report import settings
 from orchestrator.report.settings import PANEL
 from orchestrator.report.words import method_name
+from orchestrator.store import Store
 
 _SETTING: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(PANEL, pl.String),
@@ -43,6 +45,7 @@ _NEEDED: Mapping[str, Mapping[str, type[pl.DataType] | pl.DataType]] = {
     | _METHOD
     | {
         "fraction": pl.Float64,
+        "cell": pl.String,
         "tokens": pl.Int64,
         "documents": pl.Int64,
         "top1": pl.Float64,
@@ -90,6 +93,12 @@ _NEEDED: Mapping[str, Mapping[str, type[pl.DataType] | pl.DataType]] = {
         "declared": pl.Boolean,
         "reason": pl.String,
     },
+    "stops": _SETTING
+    | {"fraction": pl.Float64, "seed": pl.Int64, "masking_seed": pl.Int64}
+    | dict.fromkeys(("a", "b", "metric"), pl.String)
+    | dict.fromkeys(("rounds", "rounds_total", "documents", "documents_total"), pl.Int64)
+    | dict.fromkeys(("estimate", "low", "high", "halfwidth"), pl.Float64)
+    | {"reached": pl.Boolean},
     "executions": {
         "cell": pl.String,
         "told": pl.Int64,
@@ -127,6 +136,10 @@ class Run:
     areas: pl.DataFrame
     contrasts: pl.DataFrame
     """With `panel`, a label without what is compared."""
+    stops: pl.DataFrame
+    """With `panel`; empty where the sweep asks for no precision."""
+    unread: Collection[str]
+    """Cells that must be read further for the precision that is asked."""
     effects: pl.DataFrame
     """Rows of `selections` whose scores have intervals."""
     executions: pl.DataFrame
@@ -202,6 +215,8 @@ def read_run(folder: Path) -> Run:
         curves=_banded(_of_panels(folder, "curves", named)),
         areas=_of_panels(folder, "areas", named),
         contrasts=_about(_table(folder, "contrasts", [folder / "contrasts.parquet"]), labels),
+        stops=_of_panels(folder, "stops", named),
+        unread=results.unread(Store(folder.absolute())),
         effects=_table(
             folder,
             "selections",

@@ -8,6 +8,7 @@ figure shows what the forward passes really held, as the mean over seeds.
 import altair as alt
 import polars as pl
 
+from orchestrator.deletions import held_by_cell
 from orchestrator.report import style
 from orchestrator.report.figures import Figure, Rows, Spec, part, wrapped
 from orchestrator.report.read import Run
@@ -59,7 +60,7 @@ def _held(run: Run) -> pl.DataFrame:
         ~pl.col("complement"),
         pl.col("fraction") > 0,
     )
-    held = run.executions.select("cell", "held_by_layer").unique("cell", maintain_order=True)
+    held = held_by_cell(run.executions.lazy())
     rows = points.join(held, on="cell", maintain_order="left")
     # Methods hold the same units, unless scores are taken again under each of them.
     first = rows.unique("panel", maintain_order=True).select("panel", "method", "parameters")

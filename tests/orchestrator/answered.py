@@ -80,8 +80,15 @@ def holding(points: pl.DataFrame, selection: str, units: Mapping[float, int]) ->
     return points.with_columns(units_held=pl.when(here).then(held).otherwise("units_held"))
 
 
-def results(points: pl.DataFrame, documents: int = 6, seed: int = 0) -> pl.DataFrame:
-    """Return random answers: one to three sequences a document, the same positions for all."""
+def results(
+    points: pl.DataFrame, documents: int = 6, seed: int = 0, rounds: int = 1
+) -> pl.DataFrame:
+    """Return random answers: one to three sequences a document, the same positions for all.
+
+    Documents are visited in an order that is not that of their names.
+    """
+    visited = np.random.default_rng(7).permutation(documents)
+    round_of = {f"doc{d}": i * rounds // documents for i, d in enumerate(visited)}
     shapes = np.random.default_rng(99)
     windows = [
         (f"doc{document}", tokens)
@@ -97,6 +104,7 @@ def results(points: pl.DataFrame, documents: int = 6, seed: int = 0) -> pl.DataF
                 "cell": cell,
                 "document": document,
                 "sequence": sequence,
+                "round": round_of[document],
                 "tokens": tokens,
                 "top1": int(rng.integers(0, tokens + 1)),
                 "top10": tokens,
@@ -117,3 +125,9 @@ def shifted(rows: pl.DataFrame, by: Callable[[str], float]) -> pl.DataFrame:
     """Add nats per token to every cell: a difference between cells that all documents share."""
     shift = pl.Series([by(c) for c in rows["cell"]], dtype=pl.Float64)
     return rows.with_columns(loss=pl.col("loss") + shift * pl.col("tokens"))
+
+
+def stopped(rows: pl.DataFrame, after: Callable[[str], int]) -> pl.DataFrame:
+    """Keep of every cell the first so many rounds."""
+    extent = pl.Series([after(c) for c in rows["cell"]], dtype=pl.Int64)
+    return rows.filter(pl.col("round") < extent)

@@ -14,15 +14,21 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from numpy.typing import NDArray
 
 from orchestrator.names import slug
+from orchestrator.pairs import Precision
+from orchestrator.rounds import assigned
+from orchestrator.stopping import visits
+from orchestrator.stops import reading, stops
 from orchestrator.tables import SCHEMAS
 
 Row = dict[str, object]
@@ -119,6 +125,74 @@ def write_run(
     (folder / "sweep.yaml").write_text(_spec(models, masks))
     (folder / "failures").mkdir()
     return folder
+
+
+def ask_precision(folder: Path, halfwidth: float, rounds: int = 10) -> None:
+    """Let a finished run ask for a precision, and stop where all its comparisons have it.
+
+    Adds `results` and `stops`, shortens what `summary` says was read, and completes the sweep
+    file. A document's loss is that of the summary, and its own noise, which grows with the share
+    held. So comparisons at small fractions are known first.
+    """
+    precision = Precision(contrast=(("peak", "mean"),), halfwidth=halfwidth)
+    added = {"precision": precision.model_dump(mode="json"), "seeds": {"visits": 0}}
+    with (folder / "sweep.yaml").open("a") as file:
+        file.write(yaml.safe_dump(added))
+    summary, cells = (pl.read_parquet(folder / f"{t}.parquet") for t in ("summary", "cells"))
+    data = {
+        str(pl.read_parquet(file)["model"][0]): pq.read_table(file)
+        for file in sorted((folder / "data").glob("*/*.parquet"))
+    }
+    answers = pl.concat([_answers(summary.filter(model=m), data[m], rounds) for m in data])
+    seen = lru_cache(lambda model: visits(data[model], 0, rounds))
+    read = reading(cells.lazy(), answers.lazy(), seen, precision.contrast, precision)
+    extent: dict[str, int] = {}
+    for number, company in enumerate(read.judge.every):
+        stop = read.judge.extent(number, rounds)
+        assert stop is not None
+        extent |= {cell: max(stop, extent.get(cell, 0)) for cell in company.cells}
+    after = pl.col("cell").replace_strict(extent, default=rounds, return_dtype=pl.Int64)
+    answers = answers.filter(pl.col("round") < after)
+    shared = reading(cells.lazy(), answers.lazy(), seen, precision.contrast, precision)
+    read_in(folder, {cell: extent.get(cell, rounds) for cell in cells["cell"]})
+    plan = cells.unique("cell").select("model", name="cell", kind=pl.lit("cell"))
+    _write(folder / "plan.parquet", plan.with_columns(rounds=pl.lit(rounds)).to_dicts(), "plan")
+    stops(shared).write_parquet(folder / "stops.parquet")
+    _write(folder / "results" / "part.parquet", answers.to_dicts(), "results")
+    sums = answers.group_by("cell").agg(pl.col("tokens").sum(), documents=pl.len())
+    summary.update(sums, on="cell").write_parquet(folder / "summary.parquet")
+
+
+def read_in(folder: Path, extent: Mapping[str, int]) -> None:
+    """Let cells of a run have been answered in so many rounds each."""
+    file = folder / "executions" / "part.parquet"
+    rows = pl.read_parquet(file).to_dicts()
+    read = [row | {"rounds": list(range(extent.get(row["cell"], 99)))} for row in rows]
+    _write(file, read, "executions")
+
+
+def _answers(summary: pl.DataFrame, data: pa.Table, rounds: int) -> pl.DataFrame:
+    """Return answers of a model's cells, document by document."""
+    documents = pl.DataFrame(data.select(["role", "document", "sequence"]).to_pydict())
+    documents = documents.filter(role="evaluate").drop("role")
+    round_of = assigned(documents["document"].to_list(), 0, rounds)
+    points = summary.unique("cell", maintain_order=True)
+    rng = np.random.default_rng(3)
+    rows: list[Row] = []
+    for cell, tokens, count, ce, fraction in points.select(
+        "cell", "tokens", "documents", "ce", "fraction"
+    ).rows():
+        noise_G = rng.normal(0, 0.05 * fraction, documents.height)
+        rows += [
+            dict.fromkeys(SCHEMAS["results"].names)
+            | {"cell": cell, "document": d, "sequence": s, "round": round_of[d]}
+            | {"tokens": tokens // count, "top1": 1, "top10": 1, "nan": 0}
+            | {"loss": (ce + noise) * (tokens // count)}
+            for (d, s), noise in zip(documents.rows(), noise_G.tolist(), strict=True)
+        ]
+    empty = pl.from_arrow(SCHEMAS["results"].empty_table())
+    assert isinstance(empty, pl.DataFrame)
+    return pl.DataFrame(rows, schema=empty.schema)
 
 
 def _shape_of_damage(label: str, fraction: float) -> float:

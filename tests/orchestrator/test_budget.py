@@ -1,5 +1,7 @@
 """Arithmetic with prime numbers, so that a term that is lost cannot hide."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
 from tests.orchestrator import planned
 from workers.learning_cost import memory_bytes
+from workers.loading import facts
 
+ROOT = Path(__file__).parents[2]
 LAYERS, HEADS, D_HEAD, D_MODEL, WINDOW, PARAMETERS = 3, 5, 7, 37, 41, 100_003
 NEURONS, D_MLP = HEADS * D_HEAD, 47
 BATCH, LOGITS, BINS = 1009, 65_537, 64
@@ -52,6 +56,11 @@ def prime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-u
     return build
 
 
+def recorded(places: int, width: int = 4, neurons: int = NEURONS) -> int:
+    """Return the bytes of what is recorded of a batch, so that passes begin at some places."""
+    return BATCH * (places * (2 * D_MODEL + neurons) + D_MODEL) * width
+
+
 @pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2)])
 def test_a_replica_holds_weights_projections_activations_and_donors(
     prime, dtype: str, width: int
@@ -61,8 +70,8 @@ def test_a_replica_holds_weights_projections_activations_and_donors(
     projections = LAYERS * NEURONS * D_MODEL * width
     activations = BATCH * D_MODEL * 24 * width
     donors = BATCH * LAYERS * NEURONS * width
-    expected = PROCESS_BYTES + weights + projections + activations + donors + 4 * LOGITS
-    assert need.replica_bytes == expected
+    held = donors + recorded(1, width) + 4 * LOGITS
+    assert need.replica_bytes == PROCESS_BYTES + weights + projections + activations + held
 
 
 def test_counting_may_need_more_than_evaluating(prime) -> None:  # type: ignore[no-untyped-def]
@@ -98,21 +107,60 @@ def test_what_is_drawn_from_histograms_needs_them(prime) -> None:  # type: ignor
     projections = LAYERS * NEURONS * D_MODEL * 4
     layer = BATCH * NEURONS * 8 * 3
     marginal, noise = (at_once(prime, methods=["zero", m]) for m in ("marginal", "noise"))
-    assert marginal == projections + LAYERS * NEURONS * BINS * 16 + layer
-    assert noise == projections + LAYERS * NEURONS * 64 + layer
+    assert marginal == projections + LAYERS * NEURONS * BINS * 16 + layer + recorded(1)
+    assert noise == projections + LAYERS * NEURONS * 64 + layer + recorded(1)
 
 
-def test_sites_held_together_lie_side_by_side_and_sites_apart_do_not(prime) -> None:  # type: ignore[no-untyped-def]
+def test_projections_of_sites_apart_are_not_held_at_once_and_donors_of_both_are(prime) -> None:  # type: ignore[no-untyped-def]
     attention, mlp = ["attn_pre_out"], ["mlp_mid"]
 
     def held(sites: list[Any]) -> int:
         return at_once(prime, sites=sites, methods=["resample"])
 
-    each = LAYERS * (D_MODEL + BATCH) * 4  # of one neuron: its projection, its donors
-    assert held(attention) == each * NEURONS
-    assert held(mlp) == each * D_MLP
-    assert held([*attention, *mlp]) == each * max(NEURONS, D_MLP)
-    assert held([[*attention, *mlp]]) == each * (NEURONS + D_MLP)
+    projection, donors = LAYERS * D_MODEL * 4, LAYERS * BATCH * 4  # of one neuron
+    both = NEURONS + D_MLP
+    assert held(attention) == (projection + donors) * NEURONS + recorded(1)
+    assert held(mlp) == (projection + donors) * D_MLP + recorded(1, neurons=D_MLP)
+    assert held([*attention, *mlp]) == projection * D_MLP + donors * both + recorded(
+        2, neurons=D_MLP
+    )
+    assert held([[*attention, *mlp]]) == (projection + donors) * both + recorded(1, neurons=D_MLP)
+
+
+def test_every_layer_held_by_itself_is_a_place_to_begin_at(prime) -> None:  # type: ignore[no-untyped-def]
+    def held(**changes: Any) -> int:
+        return at_once(prime, **{"methods": ["mean"], **changes})
+
+    projections = LAYERS * NEURONS * D_MODEL * 4
+    assert held() == projections + recorded(1)
+    assert held(layers=[1, 2]) == projections + recorded(1)
+    assert held(layers="each") == projections + recorded(LAYERS)
+    assert held(layers=[0, 1], selections=["score(rms, low, over=global)"]) == (
+        projections + recorded(2)
+    )
+    assert held(layers=[1], complement=True) == projections + recorded(LAYERS)
+
+
+def test_there_are_no_more_places_than_cells_in_a_call(prime, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(budgeting, "CONSTANTS_PER_CALL", 2)
+    monkeypatch.setattr(budgeting, "DONATED_PER_CALL", 2)
+    projections = LAYERS * NEURONS * D_MODEL * 4
+    assert at_once(prime, methods=["mean"], layers="each") == projections + recorded(2)
+    donors = 2 * BATCH * NEURONS * 4  # of the layers of two cells
+    found = at_once(prime, methods=["resample"], layers="each")
+    assert found == projections + recorded(2) + donors
+
+
+def test_donors_are_kept_of_the_layers_that_are_held(prime) -> None:  # type: ignore[no-untyped-def]
+    some, every = (at_once(prime, methods=["resample"], layers=n) for n in ([0, 2], "all"))
+    assert every - some == (LAYERS - 2) * BATCH * NEURONS * 4
+
+
+def test_divergence_keeps_the_bare_models_answer_and_holds_more_logits(prime) -> None:  # type: ignore[no-untyped-def]
+    evaluation = {"batch_tokens": BATCH, "logits_bytes": LOGITS, "metrics": ["ce", "kl"]}
+    more = at_once(prime, evaluation=evaluation) - at_once(prime)
+    hidden = 1 + 16  # of the bare model, and of the cells of the largest call
+    assert more == hidden * BATCH * D_MODEL * 4 + 2 * LOGITS
 
 
 def test_learning_needs_what_a_backward_pass_keeps(prime) -> None:  # type: ignore[no-untyped-def]
@@ -230,3 +278,78 @@ def test_more_workers_than_memory_holds_are_refused(prime) -> None:  # type: ign
     need = budgeting.budget(plan).largest.replica_bytes
     with pytest.raises(PoolError):
         budgeting.workers(plan, {"CPU": 8, "memory": 2.0 * need}, asked=4)
+
+
+CALL = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from workers import messages as m
+from workers.evaluate import evaluate
+from workers.loading import facts, load
+
+folder, layers, positions, logits = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(1)
+about = facts(Path(folder))
+model = load(m.ModelRef(name="a", folder=folder, dtype="float32", device="cpu", threads=1,
+                        facts=about))
+
+
+def batch(positions, first):
+    shape = positions // about.window, about.window
+    ids = np.random.default_rng(first).integers(5, about.vocabulary, shape)
+    return m.Batch(sequence=first + np.arange(shape[0]), inputs=ids,
+                   attended=np.ones(shape, bool), targets=ids)
+
+
+def cell(i):
+    held = [np.arange(about.neurons // 2) if layers == "all" or i % about.layers == layer
+            else np.arange(0) for layer in range(about.layers)]
+    hold = m.Hold(site="attn_pre_out", held=tuple(held), value=m.Donated(donors="d"))
+    return m.CellOrder(cell=str(i), holds=(hold,))
+
+
+def call(positions, cells):
+    donors = {"d": m.Donors(passes=((batch(positions, 10**6),),))}
+    orders = [cell(i) for i in range(cells)]
+    evaluate(model, [batch(positions, 0)], orders, donors, logits_bytes=logits)
+
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+call(2 * about.window, 2)  # what is made once for a model
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = status("VmRSS")
+call(positions, 16)
+sys.stdout.write(f"{before} {status('VmHWM')}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux measures the peak")
+@pytest.mark.parametrize("layers", ["all", "each"])
+def test_a_call_needs_what_was_said_and_not_much_less(
+    layers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, batch, logits = ROOT / "workers" / "zoo" / "opt", 8192, 2**22
+    planned.documents(tmp_path)
+    planned.know(monkeypatch, {"a": facts(folder)})
+    plan = planned.make(
+        tmp_path,
+        methods=["resample"],
+        layers=layers,
+        evaluation={"batch_tokens": batch, "logits_bytes": logits},
+        statistics={"bins": 64, "shards": 2},
+    )
+    (need,) = budgeting.budget(plan).needs
+    told = [sys.executable, "-c", CALL, str(folder), layers, str(batch), str(logits)]
+    made = subprocess.run(told, capture_output=True, text=True, check=True, cwd=ROOT)
+    before, peak = map(int, made.stdout.split())
+    assert peak < need.replica_bytes
+    assert need.replica_bytes - PROCESS_BYTES < 2 * (peak - before)

@@ -35,6 +35,16 @@ def test_points_that_share_a_cell_have_rows_each_and_answers_twice_count_once() 
     assert made["seed"].to_list() == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_cell_answered_in_parts_held_the_same_in_all_of_them() -> None:
+    points = cells(1, models=("zoo:opt",))
+    cell = "zoo:opt-mean-None-0.5-0"
+    parts = [executions({cell: held}) for held in ([5, 5], [5, 5], [4, 6])]
+    whole = aggregate.deletions(points.lazy(), parts[0].lazy())
+    assert aggregate.deletions(points.lazy(), pl.concat(parts[:2]).lazy()).equals(whole)
+    with pytest.raises(LayersError, match=rf"{cell} held \[5, 5\] and \[4, 6\] .* the same in all"):
+        aggregate.deletions(points.lazy(), pl.concat(parts).lazy())
+
+
 def test_two_sites_held_together_are_told_apart() -> None:
     points = cells(1, models=("zoo:opt",), sites=("attn_pre_out+mlp_mid",))
     cell = points.filter(pl.col("fraction") == 0.5)["cell"][0]

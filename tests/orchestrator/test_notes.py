@@ -3,7 +3,7 @@
 import polars as pl
 
 from orchestrator import aggregate
-from tests.orchestrator.answered import cells, holding, results, shifted
+from tests.orchestrator.answered import cells, holding, results, shifted, stopped
 
 
 def said(points: pl.DataFrame, rows: pl.DataFrame, *declared: tuple[str, str]) -> list[str]:
@@ -82,3 +82,33 @@ def test_a_curve_that_jumps_to_nearly_everything_is_said_to_have_an_area_unmeasu
         " their first point, at 75% held or more, so their areas are mostly a straight line that"
         " nobody measured; look at single fractions."
     )
+
+
+def test_cells_that_stopped_early_are_counted_with_what_they_saved() -> None:
+    points = cells(7, models=("zoo:opt",), fractions=(0, 0.1, 0.5))
+    rows = results(points, documents=60, rounds=6)
+    assert said(points, rows, ("peak", "mean")) == []
+    fewer = stopped(rows, lambda cell: 3 if "-0.1-" in cell else 6)
+    tokens = fewer["tokens"].sum() / rows["tokens"].sum()
+    (sentence,) = said(points, fewer, ("peak", "mean"))
+    assert sentence.startswith(
+        "zoo:opt on d: 21 of 42 cells stopped before the last document, at 50% of them (median),"
+        f" which saved {1 - tokens:.0%} of the sweep's scored positions. "
+    )
+    assert sentence.endswith("Those in stops.parquet hold whenever one stops.")
+
+
+def test_few_documents_are_said_where_the_fewest_were_read() -> None:
+    points = cells(7, models=("zoo:opt",), fractions=(0, 0.5))
+    rows = stopped(results(points, documents=60, rounds=6), lambda cell: 2 if "peak" in cell else 6)
+    few, sentence = said(points, rows, ("peak", "mean"))
+    assert few.startswith("zoo:opt on d: 20 documents where the fewest were read; ")
+    assert "7 of 21 cells stopped" in sentence
+
+
+def test_a_cell_without_one_whole_round_is_answered_in_part_and_did_not_stop() -> None:
+    points = cells(7, models=("zoo:opt",), fractions=(0, 0.5))
+    rows = results(points, documents=60, rounds=6)
+    part = (pl.col("cell") == "zoo:opt-peak-None-0.5-3") & (pl.col("sequence") > 20)
+    told = said(points, rows.filter(~part), ("peak", "mean"))
+    assert told == ["zoo:opt on d: 1 cells are answered in part, so without comparisons."]

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator import plan as planning
 from orchestrator import stages
+from orchestrator.calls import call
 from orchestrator.cells import data_of
 from orchestrator.host import Host
 from orchestrator.inspection import ModelError
@@ -155,8 +156,8 @@ def lists(value: Any) -> Any:
 
 def test_what_a_task_is_told_travels_as_json(plans: list[Plan]) -> None:
     for plan in plans:
-        calls = [planning.evaluate_call(plan, [cell]) for cell in plan.cells.values()]
-        for task in [*plan.tasks, *calls]:
+        made = [call(plan, [cell], [0]) for cell in plan.cells.values()]
+        for task in [*plan.tasks, *made]:
             assert json.loads(canonical(task.arguments)) == lists(task.arguments), task.label
 
 
@@ -369,28 +370,6 @@ def test_two_models_that_would_share_a_folder_are_refused(
     planned.know(monkeypatch, {"x/y": planned.facts(), "x:y": planned.facts(digest="other")})
     found = mistakes(base, models=["x/y", "x:y"])
     assert "would share a folder" in found["models[1]"]
-
-
-def test_a_call_is_named_by_its_cells_in_whatever_order(base: Path) -> None:
-    plan = planned.make(base)
-    chosen = list(plan.cells.values())[2:6]
-    one = planning.evaluate_call(plan, chosen)
-    other = planning.evaluate_call(plan, chosen[::-1])
-    assert (one.name, one.file, one.cells) == (other.name, other.file, other.cells)
-    assert one.name != planning.evaluate_call(plan, chosen[:3]).name
-    assert (one.arguments["kl"], one.arguments["scored"]["last"]) == (False, None)
-    assert set(one.cells) == {c.name for c in chosen}
-
-
-def test_a_call_waits_for_all_that_its_cells_need_and_runs_on_their_model(base: Path) -> None:
-    plan = planned.make(base, models=["a", "m"])
-    chosen = [c for c in plan.cells.values() if c.model == "m"][:7]
-    task = planning.evaluate_call(plan, chosen)
-    assert set(task.after) == {n for c in chosen for n in c.after}
-    assert task.model == plan.models["m"]
-    assert task.arguments["data"] == "data/m/texts.parquet"
-    assert task.arguments["cells"].keys() == {c.name for c in chosen}
-    assert task.cost == 7 * planning.evaluate_call(plan, chosen[:1]).cost
 
 
 def test_a_plan_of_some_cells_keeps_its_tasks(base: Path) -> None:

@@ -282,6 +282,70 @@ def test_a_plan_says_which_methods_a_model_is_not_given(
     assert "left out for a" not in said
 
 
+def row(said: str, model: str) -> list[str]:
+    """Return the words of a model's row of a plan's table."""
+    return next(line.split() for line in said.splitlines() if line.startswith(f"{model} "))
+
+
+PEAK = {"contrast": ["peak", "mean"], "halfwidth": 0.02}
+
+
+def test_a_plan_says_how_large_each_models_batches_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned.documents(tmp_path)
+    planned.know(monkeypatch, {"a": planned.facts(), "m": planned.facts("masked")})
+    said = told(tmp_path, models=["a", "m"])
+    assert (row(said, "a")[5], row(said, "m")[5]) == ("2,048", "2,040")  # 64 x 32, 85 x 24
+    assert "rounds" not in said
+    assert "compile" not in said
+    said = told(tmp_path, evaluation={"batch_tokens": 128})
+    assert row(said, "a")[5] == "128"
+
+
+def test_a_plan_that_may_stop_says_for_what_and_how_many_rounds_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned.documents(tmp_path)
+    planned.know(monkeypatch, {"a": planned.facts(), "m": planned.facts("masked")})
+    said = told(
+        tmp_path, models=["a", "m"], precision=PEAK, evaluation={"batch_tokens": 64}
+    )  # 64 windows of 32 and 24 positions; four batches a round
+    assert row(said, "a")[5:8] == ["64", row(said, "a")[6], "8"]
+    assert row(said, "m")[7] == "6"
+    assert "peak - mean is to be known to 0.02 nats of cross-entropy" in said
+    cells = int(row(said, "a")[6]) + int(row(said, "m")[6])
+    assert f"{cells - 2} of {cells} cells may stop early" in said  # all but the unablated ones
+    assert "reads all" not in said
+
+
+def test_a_plan_says_where_nothing_can_stop_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned.documents(tmp_path)
+    planned.know(monkeypatch, {"a": planned.facts()})
+    said = told(tmp_path, precision=PEAK)
+    assert "a has one round, so its cells read all" in said
+    assert "{batch_tokens: N}` with N at most 256 for two" in said
+    at_most = told(tmp_path, precision=PEAK, evaluation={"batch_tokens": 256})
+    assert row(at_most, "a")[7] == "2"
+    texts = {"source": "documents.jsonl", "document": "name", "evaluate": {"sequences": 29}}
+    few = {"data": {"texts": texts}, "evaluation": {"batch_tokens": 32}}
+    said = told(tmp_path, precision=PEAK, **few)
+    assert "a has at most 29 documents to evaluate, and cross-entropy is not judged" in said
+    said = told(tmp_path, precision=PEAK | {"metric": "top1"}, **few)
+    assert "not judged" not in said
+    assert "0.02 of Top-1, as a share" in said
+
+
+def test_a_plan_says_that_models_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned.documents(tmp_path)
+    planned.know(monkeypatch, {"a": planned.facts()})
+    assert "events.jsonl says why" in told(tmp_path, compile=True)
+
+
 def spread(frame: pl.DataFrame, column: str, values: list[str]) -> pl.DataFrame:
     return pl.concat([frame.with_columns(pl.lit(value).alias(column)) for value in values])
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -15,13 +16,15 @@ from orchestrator import results
 from orchestrator.report import report
 from orchestrator.report.activations import Activations
 from orchestrator.report.curves import curve_rows
+from orchestrator.report.html import written
 from orchestrator.report.read import read_run
 from orchestrator.report.settings import MANY, in_turn
 from orchestrator.report.settings import held as held_in_words
+from orchestrator.report.stops import stops_section
 from orchestrator.store import Store, parquet
 from tests.orchestrator.answered import cells as answered_cells
 from tests.orchestrator.answered import results as answered_results
-from tests.orchestrator.synthetic_run import MODELS, write_run
+from tests.orchestrator.synthetic_run import MODELS, ask_precision, read_in, write_run
 from tests.orchestrator.test_report import text_of
 
 SITES = ["attn_pre_out", "mlp_mid", "attn_pre_out+mlp_mid"]
@@ -53,9 +56,12 @@ def run(counted: Path) -> Path:
 def spread(folder: Path, column: str, values: Sequence[object]) -> None:
     """Repeat every row of the tables for each of these values of a column."""
     for file in folder.glob("*.parquet"):
-        rows = pl.read_parquet(file)
-        frames = [rows.with_columns(pl.lit(value).alias(column)) for value in values]
-        pl.concat(frames).write_parquet(file)
+        spread_rows(pl.read_parquet(file), column, values).write_parquet(file)
+
+
+def spread_rows(rows: pl.DataFrame, column: str, values: Sequence[object]) -> pl.DataFrame:
+    """Return every row for each of these values of a column."""
+    return pl.concat([rows.with_columns(pl.lit(value).alias(column)) for value in values])
 
 
 def edit(folder: Path, table: str, **columns: pl.Expr) -> None:
@@ -285,6 +291,112 @@ def test_the_units_that_rules_over_all_layers_take_are_shown_site_by_site(run: P
     for text in (">7<", ">1<", ">30<", ">2<"):
         assert text in drawn
     assert "at random" not in drawn
+
+
+def test_a_run_that_reads_every_document_has_no_section_on_stopping(run: Path) -> None:
+    assert "How far documents were read" not in said(run)
+    assert read_run(run).unread == set()
+
+
+def test_what_was_asked_and_saved_by_stopping_is_said_with_the_tables_numbers(run: Path) -> None:
+    ask_precision(run, 0.02)
+    page = said(run)
+    section = page[page.index("How far documents were read") : page.index("Exploratory")]
+    assert "know CE of peak (smooth) − mean to a half-width of 0.02 nats" in section
+    # All neurons held is one comparison, whatever the mask.
+    stops = pl.read_parquet(run / "stops.parquet")
+    rows = stops.filter((pl.col("fraction") < 1) | (pl.col("seed") == 0))
+    assert rows.height == stops.height - 1
+    reached, read = rows["reached"].sum(), rows["documents"]
+    assert 0 < reached < rows.height
+    assert f"zoo:opt: {reached} of {rows.height} comparisons reached it" in section
+    middle = f"{read.median():.0f} of 60 documents (median; {read.min()} to {read.max()})"
+    assert f"what is done read {middle}" in section
+    assert f"{rows.height - reached} are known less well than that" in section
+    cells = pl.read_parquet(run / "summary.parquet").unique("cell")
+    results = pl.read_parquet(run / "results" / "part.parquet")
+    saved = 1 - results["tokens"].sum() / (60 * 127 * cells.height)
+    assert 0.1 < saved < 0.9
+    early = cells.filter(pl.col("documents") < 60).height
+    assert (
+        f"saved {100 * saved:.0f} % of the scored positions: {early} of {cells.height}" in section
+    )
+    assert "they hold at all rounds at once" in section
+    assert "This sweep is not complete" not in page
+
+
+def test_each_fraction_says_what_was_read_and_how_well_it_is_known(run: Path) -> None:
+    ask_precision(run, 0.02)
+    stops = pl.read_parquet(run / "stops.parquet")
+    whole = stops.filter(fraction=1.0, seed=0).row(0, named=True)
+    page = said(run)
+    ends = [f"{whole[end]:+.3f}".replace("-", "−").lstrip("+") for end in ("low", "high")]
+    estimate = f"{whole['estimate']:+.3f}".replace("-", "−")
+    assert f"f = 160 of 60{estimate} [{', '.join(ends)}]" in page
+    at = stops.filter(fraction=0.1)
+    least, most = (f"{v:+.4f}".replace("-", "−") for v in sorted(at["estimate"]))
+    assert f"f = 0.1{at['documents'][0]} of 60{least} to {most} over 2 masks" in page
+
+
+def test_a_comparison_that_must_be_read_further_is_not_done(run: Path) -> None:
+    ask_precision(run, 0.02)
+    stops = pl.read_parquet(run / "stops.parquet").filter(fraction=0.1, seed=0)
+    cells = pl.read_parquet(run / "cells.parquet").filter(fraction=0.1, seed=0)
+    answers = pl.read_parquet(run / "results" / "part.parquet")
+    here = pl.col("cell").is_in(cells["cell"].to_list())
+    short = answers.filter(~here | (pl.col("round") < stops["rounds"][0] - 1))
+    short.write_parquet(run / "results" / "part.parquet")
+    read_in(run, dict(short.group_by("cell").agg(pl.col("round").max() + 1).iter_rows()))
+    behind = (pl.col("fraction") == 0.1) & (pl.col("seed") == 0)
+    edit(
+        run,
+        "stops",
+        rounds=pl.col("rounds") - behind.cast(pl.Int64),
+        reached=pl.col("reached") & ~behind,
+    )
+    page = said(run)
+    assert read_run(run).unread == set(cells["cell"])
+    planned = pl.read_parquet(run / "cells.parquet")["cell"].n_unique()
+    done = planned - cells["cell"].n_unique()
+    assert f"of {planned} cells, {done} are done, 0 failed and 5 are missing" in page
+    assert "1 is yet to be read further." in page
+
+
+def test_two_contrasts_are_both_told_and_the_worse_one_decides(run: Path) -> None:
+    ask_precision(run, 0.02)
+    rows = pl.read_parquet(run / "stops.parquet")
+    worse = rows.with_columns(b=pl.lit("zero"), reached=pl.lit(False))
+    add(run, "stops", worse)
+    page = said(run)
+    assert "know CE of peak (smooth) − mean and peak (smooth) − zero to" in page
+    assert "The one known worst decides." in page
+    further = rows.filter((pl.col("fraction") < 1) | (pl.col("seed") == 0))
+    further = further.filter(pl.col("rounds") < pl.col("rounds_total"))
+    assert f"{2 * further.height} are yet to be read further." in page
+
+
+def test_a_share_of_tokens_is_told_in_points_and_what_is_unknown_is_no_number(run: Path) -> None:
+    ask_precision(run, 0.02)
+    inf = pl.lit(float("inf"))
+    edit(run, "stops", metric=pl.lit("top1"), low=-inf, high=inf, reached=pl.lit(False))
+    page = said(run)
+    section = page[page.index("How far documents were read") : page.index("Exploratory")]
+    assert "half-width of 2 points" in section
+    assert "empirical Bernstein" in section
+    assert "unknown0 of 2" in section
+    assert "inf" not in section
+
+
+def test_the_table_of_stops_is_bounded_and_folded_away(run: Path) -> None:
+    ask_precision(run, 0.02)
+    for table in ("cells", "stops"):
+        rows = pl.read_parquet(run / f"{table}.parquet")
+        for column, values in (("selection", RULES), ("site", SITES), ("unit", ["neuron", "head"])):
+            rows = spread_rows(rows, column, values)
+        rows.write_parquet(run / f"{table}.parquet")
+    section = written(stops_section(replace(read_run(run), unread=())))
+    assert "Where reading stopped: 240 rows</summary>" in section
+    assert "6 more are in the table stops.parquet." in section
 
 
 def regression(unit: str, score: Sequence[float]) -> pl.DataFrame:

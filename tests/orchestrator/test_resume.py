@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator import resume, values
+from orchestrator import calls, resume, values
 from orchestrator.cells import Cell
 from orchestrator.mistakes import SpecError
 from orchestrator.plan import Plan, with_cells
@@ -83,7 +83,9 @@ def do(store: Store, task: Task) -> None:
     assert task.model is not None
     facts, cells = task.model.facts, task.arguments["cells"]
     digests = [values.digest(facts, told, store, {}) for told in cells.values()]
-    executions = rows("executions", {"cell": list(cells), "statistics_digest": digests}, len(cells))
+    asked = [task.arguments["asked"]] * len(cells)
+    columns = {"cell": list(cells), "statistics_digest": digests, "rounds": asked}
+    executions = rows("executions", columns, len(cells))
     store.commit(task.file, parquet(pa.table({"x": [1]}), task.name))
     store.commit(task.arguments["executions"], parquet(executions, task.name))
 
@@ -124,33 +126,6 @@ def test_of_a_finished_folder_nothing_is_left(
     assert left.answered == plan.cells.keys()
     assert left.done == {t.file for t in plan.tasks}
     assert (left.stale, left.broken) == ((), ())
-
-
-def test_calls_are_of_one_model_one_basis_and_one_set_of_donors_and_bounded(
-    make: Callable[..., Plan],
-) -> None:
-    seeds = {"masks": 9, "donors": 2}
-    plan = make(seeds=seeds, methods=["mean", "noise", "resample"], basis={"rotate": 0})
-    calls = resume.calls(plan, plan.cells.values())
-    for call in calls:
-        assert call.model is not None
-        held = [plan.cells[c] for c in call.cells]
-        assert all(c.ref == call.model for c in held)
-        assert len({c.donors for c in held}) == 1
-        most = resume.DONATED_PER_CALL if held[0].donors else resume.CONSTANTS_PER_CALL
-        assert len(held) <= most
-    assert sorted(c for call in calls for c in call.cells) == sorted(plan.cells)
-    assert {c.model.basis for c in calls if c.model} == {None, 0}
-
-
-def test_a_call_is_taken_apart_into_its_cells(make: Callable[..., Plan]) -> None:
-    plan = make()
-    call = resume.calls(plan, plan.cells.values())[0]
-    parts = resume.split(plan, call)
-    assert [p.cells for p in parts] == [(c,) for c in call.cells]
-    assert all(p.model == call.model for p in parts)
-    assert resume.split(plan, parts[0]) == [parts[0]]
-    assert resume.split(plan, plan.tasks[0]) == [plan.tasks[0]]
 
 
 def test_only_cells_without_an_answer_are_asked_for(
@@ -431,8 +406,8 @@ def test_the_answers_do_not_depend_on_how_cells_were_grouped(
 ) -> None:
     plan = make(models=["a"])
     do_all(store, [t for t in resume.left(plan, store).tasks if t.kind != "evaluate"])
-    for call in resume.calls(plan, reversed(plan.cells.values())):
-        for part in resume.split(plan, call):
+    for call in calls.calls(plan, {name: [0] for name in reversed(plan.cells)}):
+        for part in calls.split(plan, call):
             do(store, part)
     assert resume.left(plan, store).tasks == ()
     assert json.dumps(sorted(resume.left(plan, store).answered)) == json.dumps(sorted(plan.cells))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from orchestrator import specfile
 from orchestrator.mistakes import SpecError
-from orchestrator.spec import Plugins, parse, resolved
+from orchestrator.spec import Plugins, parse
+from orchestrator.written import resolved
 
 law = settings(max_examples=40, deadline=None)
 LEAST = {"models": ["zoo:opt"], "methods": ["zero"]}
@@ -128,6 +129,31 @@ def test_only_models_and_methods_must_be_there() -> None:
         ({"contrasts": [["zero", "zero"]]}, "contrasts[0]", "contrasted with itself"),
         ({"contrasts": [["zero"]]}, "contrasts[0][1]", "must be given"),
         ({"contrasts": [["zero", "random"]]}, "contrasts[0]", "not of one kind"),
+        ({"precision": {}}, "precision.halfwidth", "is missing"),
+        (
+            {"precision": {"halfwidth": 0, "contrast": ["zero", "mean"]}},
+            "precision.halfwidth",
+            "greater than 0",
+        ),
+        ({"precision": {"halfwidth": 0.1}}, "precision.contrast", "names no pair of methods"),
+        (
+            {"precision": {"halfwidth": 0.1, "contrast": ["zero", "mean"]}},
+            "precision.contrast",
+            "not two methods of this sweep",
+        ),
+        (
+            {"precision": {"halfwidth": 0.1, "contrast": ["zero", "zero"]}},
+            "precision.contrast",
+            "not two methods of this sweep",
+        ),
+        (
+            {"precision": {"halfwidth": 0.1, "contrast": "zero"}},
+            "precision.contrast",
+            "expected a pair of methods",
+        ),
+        ({"precision": {"halfwidth": 0.1, "metric": "kl"}}, "precision.metric", "'ce' or 'top1'"),
+        ({"compile": "yes"}, "compile", "found 'yes'"),
+        ({"evaluation": {"batch_tokens": 0}}, "evaluation.batch_tokens", "or `auto`"),
         ({"contrasts": [["own", "rotated 0"]]}, "contrasts[0]", "'rotated 0' is not in this sweep"),
         (
             {"contrasts": [["random", "score(rms, low)"]]},

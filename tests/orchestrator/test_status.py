@@ -37,8 +37,8 @@ def store(tmp_path: Path) -> Store:
 
 def begun(folder: Path) -> Store:
     store = Store.open(folder)
-    plan = [(n, s, k, f"label of {n}", "a", f) for n, s, k, f in TASKS]
-    plan += [(c, "evaluate", "cell", f"label of {c}", "a", "executions/a") for c in CELLS]
+    plan = [(n, s, k, f"label of {n}", "a", f, None) for n, s, k, f in TASKS]
+    plan += [(c, "evaluate", "cell", f"label of {c}", "a", "executions/a", 1) for c in CELLS]
     names = SCHEMAS["plan"].names
     columns = dict(zip(names, zip(*plan, strict=True), strict=True))
     store.replace("plan.parquet", parquet(rows("plan", columns, len(plan))))

@@ -3,6 +3,8 @@
 import gc
 import weakref
 from dataclasses import fields, replace
+from functools import partial
+from logging import getLogger
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from tests.workers import tiny
 from workers import collect, hooks
 from workers.actor import NoModelError, Replica
+from workers.compiled import Compiled
 from workers.evaluate import evaluate
 from workers.generating import generate
 from workers.learn import Place, Search, learn
@@ -186,3 +189,64 @@ def test_a_replica_leaves_no_hook_behind(replica: Replica, opt: ModelRef) -> Non
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in modules)
     assert hooks.projections(replica.model, "attn_pre_out")
     gc.collect()
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let compiled models run as they were traced: machine code would take a minute."""
+    monkeypatch.setattr(
+        "workers.actor.Compiled", partial(Compiled, backend=lambda graph, _: graph.forward)
+    )
+    monkeypatch.setattr(getLogger("torch.__trace"), "handlers", [])  # or all of it is kept
+    monkeypatch.setattr(getLogger("torch.__trace"), "disabled", True)
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_is_not_compiled_runs_on_the_model_as_it_was_loaded(home: Path) -> None:
+    mistral = tiny.ref(tiny.folder("mistral", home))
+    replica, fresh = Replica(), Replica()
+    for made in (replica, fresh):
+        made.load(mistral)
+    batches, order = two(replica)[:1], half_at_zero(mistral.facts.layers, mistral.facts.neurons)
+    asked = (batches, [order, CellOrder(cell="bare")], {})
+    for _ in range(2):
+        compiled = replica.evaluate(*asked, logits_bytes=1 << 20, compile=True)
+        assert replica.describe()["compiled"] == "yes"
+    projection = hooks.projections(replica.model, "mlp_mid")[0]
+    assert projection.bias is not None
+    assert replica.check(batches[0], order) == pytest.approx(
+        fresh.check(batches[0], order), abs=1e-6
+    )
+    assert projection.bias is not None  # trying cells out compiles nothing again
+    replica.norms("mlp_mid")
+    assert projection.bias is None
+    assert "compiled" not in replica.describe()
+    plain = replica.evaluate(*asked, logits_bytes=1 << 20)
+    direct = fresh.evaluate(*asked, logits_bytes=1 << 20)
+    for one, other, third in zip(plain, direct, compiled, strict=True):
+        assert equal(one, other, but=("seconds",))
+        assert np.allclose(one.loss, third.loss, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_compiled_model_goes_first_too(replica: Replica, opt: ModelRef) -> None:
+    order = half_at_zero(opt.facts.layers, opt.facts.neurons)
+    replica.evaluate(two(replica)[:1], [order], {}, logits_bytes=1 << 20, compile=True)
+    old = weakref.ref(replica.model.module)
+    replica.load(replace(opt, dtype="bfloat16"))
+    assert old() is None
+    assert "compiled" not in replica.describe()
+
+
+def test_a_replica_says_why_it_did_not_compile(
+    replica: Replica, opt: ModelRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: object, read: object) -> object:
+        raise FileNotFoundError("no compiler here")
+
+    monkeypatch.setattr("workers.actor.Compiled", partial(Compiled, backend=broken))
+    order = half_at_zero(opt.facts.layers, opt.facts.neurons)
+    (plain,) = replica.evaluate(two(replica), [order], {}, logits_bytes=1 << 20)
+    (found,) = replica.evaluate(two(replica), [order], {}, logits_bytes=1 << 20, compile=True)
+    assert equal(found, plain, but=("seconds",))
+    assert replica.describe()["compiled"].endswith("FileNotFoundError: no compiler here")

@@ -4,6 +4,8 @@ Shapes: S sequences, T positions, H x W x C pixels.
 """
 
 from dataclasses import replace
+from itertools import pairwise, product
+from random import Random
 
 import numpy as np
 import pytest
@@ -57,14 +59,95 @@ def test_every_text_is_in_one_batch_padded_on_the_right_within_the_size(
 
 
 def test_texts_without_marks_make_batches_without() -> None:
-    bare = replace(texts([4, 2]), marks=None)
+    bare = replace(texts([4, 4]), marks=None)
     assert [batch.marks for batch in batches(bare, tokens=12)] == [None]
 
 
 def test_texts_go_by_length_and_then_by_number() -> None:
-    made = batches(texts([4, 2, 4, 2, 9]), tokens=12)
-    assert [batch.sequence.tolist() for batch in made] == [[13, 19, 10], [16], [22]]
-    assert [batch.inputs.shape for batch in made] == [(3, 4), (1, 4), (1, 9)]
+    made = batches(texts([4, 2, 4, 2, 4]), tokens=8)
+    assert [batch.sequence.tolist() for batch in made] == [[13, 19], [10, 16], [22]]
+    assert [batch.inputs.shape for batch in made] == [(2, 2), (2, 4), (1, 4)]
+
+
+def cut(lengths: list[int], tokens: int) -> list[list[int]]:
+    """Return the lengths of the texts of every batch."""
+    attended = [batch.attended for batch in batches(texts(lengths), tokens=tokens)]
+    return [a.sum(axis=1).tolist() for a in attended if a is not None]
+
+
+def padding(cuts: list[list[int]]) -> tuple[int, int]:
+    """Return how many positions of all batches are padding, and how many there are."""
+    fed = sum(len(batch) * max(batch) for batch in cuts)
+    return fed - sum(sum(batch) for batch in cuts), fed
+
+
+lengths = st.lists(st.integers(1, 130), min_size=1, max_size=60) | st.lists(
+    st.sampled_from([1, 19, 20, 64]), min_size=1, max_size=60
+)
+
+
+@given(lengths, st.integers(130, 4000))
+def test_less_than_a_twentieth_of_what_is_fed_is_padding(lengths: list[int], tokens: int) -> None:
+    wasted, fed = padding(cut(lengths, tokens))
+    assert 20 * wasted < fed
+
+
+@given(lengths, st.integers(130, 4000), st.randoms(use_true_random=False))
+def test_the_order_in_which_sequences_come_does_not_matter(
+    lengths: list[int], tokens: int, random: Random
+) -> None:
+    some = texts(lengths)
+    assert some.marks is not None
+    turned = list(range(len(lengths)))
+    random.shuffle(turned)
+    other = Sequences(
+        sequence=some.sequence[turned],
+        inputs=tuple(some.inputs[i] for i in turned),
+        targets=tuple(some.targets[i] for i in turned),
+        marks=tuple(some.marks[i] for i in turned),
+    )
+    one, two = batches(some, tokens=tokens), batches(other, tokens=tokens)
+    for a, b in zip(one, two, strict=True):
+        for name in ("sequence", "inputs", "attended", "targets", "marks"):
+            assert np.array_equal(getattr(a, name), getattr(b, name))
+
+
+def fewest(lengths: list[int], tokens: int) -> int:
+    """Return the fewest batches with which less than 5 % is padding, by trying every cut."""
+    ascending, least = sorted(lengths), len(lengths)
+    for places in product([False, True], repeat=len(lengths) - 1):
+        at = [0, *(i for i, here in enumerate(places, 1) if here), len(lengths)]
+        cuts = [ascending[a:b] for a, b in pairwise(at)]
+        wasted, fed = padding(cuts)
+        if 20 * wasted < fed and all(len(c) * max(c) <= tokens for c in cuts):
+            least = min(least, len(cuts))
+    return least
+
+
+def test_there_are_hardly_more_batches_than_the_bound_on_padding_costs() -> None:
+    rng = np.random.default_rng(0)
+    found = least = 0
+    for _ in range(60):
+        lengths = rng.integers(1, rng.integers(2, 42), rng.integers(1, 10)).tolist()
+        tokens = int(rng.integers(41, 200))
+        found += len(cut(lengths, tokens))
+        least += fewest(lengths, tokens)
+    assert least <= found <= 1.05 * least
+
+
+def test_a_few_ragged_tails_cost_one_batch_more() -> None:
+    tails = [31, 60, 94, 121, 177, 203, 240, 298, 333, 391, 448, 500]
+    windows_and_tails = cut([*[512] * 52, *tails], 8192)
+    assert len(windows_and_tails) == 5  # 64 windows of 512 fill 4
+    assert cut([512] * 64, 8192) == [[512] * 16] * 4
+
+
+def test_texts_of_one_length_are_put_apart_by_size_alone() -> None:
+    assert [len(batch) for batch in cut([30] * 10, 125)] == [4, 4, 2]
+
+
+def test_nothing_makes_no_batches() -> None:
+    assert batches(texts([]), tokens=8) == ()
 
 
 def test_a_text_longer_than_a_batch_may_be_is_named() -> None:

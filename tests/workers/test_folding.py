@@ -23,7 +23,7 @@ from tests.workers.holding import (
     random_held,
     random_values,
 )
-from workers import folding, hooks
+from workers import additions, folding, hooks
 from workers.ablation import AblationError, folded
 from workers.folding import Fold
 from workers.loading import Model
@@ -290,5 +290,52 @@ def test_below_float32_a_soft_mixture_cannot_pass_for_folded(home: Path) -> None
     before = bits(model)
     with pytest.raises(AblationError, match="not the right ones"):
         prepared(model, random_held(model, 0.5), random_values(model), 0.3).__enter__()
+    assert bits(model) == before
+    assert hooks_left(model) == 0
+
+
+def test_what_stands_already_is_written_to_and_left_standing(home: Path) -> None:
+    model = tiny.model("mistral", home, "bfloat16")
+    held, values, batch = random_held(model, 0.5), random_values(model), tiny.batch(model, [0])
+    with folded(model, "attn_pre_out", held, values):
+        expected = hooks.logits(model, batch)
+    bare = hooks.logits(model, batch)
+    standing = [additions.Addition(projection) for projection in projections(model)]
+    buffers = [addition.offset_D.data_ptr() for addition in standing]
+    for _ in range(2):
+        with folded(model, "attn_pre_out", held, values):
+            assert hooks_left(model) == len(standing)
+            assert all((addition.offset_D != 0).any() for addition in standing)
+            assert torch.equal(hooks.logits(model, batch), expected)
+        assert torch.equal(hooks.logits(model, batch), bare)
+        assert all(addition.offset_D.signbit().all() for addition in standing)  # minus zero
+    assert [additions.standing(p) for p in projections(model)] == standing
+    assert [addition.offset_D.data_ptr() for addition in standing] == buffers
+    for projection in projections(model):
+        additions.take_down(projection)
+    assert hooks_left(model) == 0
+    assert not [name for name, _ in model.module.named_buffers() if "offset" in name]
+
+
+def test_a_standing_offset_that_one_layer_never_added_is_refused() -> None:
+    layers = [nn.Linear(2, 2, dtype=torch.bfloat16) for _ in range(2)]
+    for layer in layers:
+        additions.Addition(layer)
+        layer(torch.ones(2, dtype=torch.bfloat16))  # earlier calls do not count
+    fold = folding.Fold(lambda: layers, [np.array([0]), np.array([1])], np.ones((2, 2)))
+    with pytest.raises(AblationError, match=r"never added in layers \[1\]"), fold:
+        layers[0](torch.ones(2, dtype=torch.bfloat16))
+
+
+def test_an_offset_that_was_never_written_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.model("opt", home, "bfloat16")
+    before, add = bits(model), folding.add
+    monkeypatch.setattr(
+        folding, "add", lambda projection, offset_D, undo: add(projection, 0 * offset_D, undo)
+    )
+    with pytest.raises(AblationError, match=r"the right ones.* bias does not agree"):
+        folded(model, "attn_pre_out", random_held(model, 0.5), random_values(model)).__enter__()
     assert bits(model) == before
     assert hooks_left(model) == 0

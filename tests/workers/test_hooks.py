@@ -18,7 +18,15 @@ import transformers
 from torch import Tensor, nn
 
 from tests.workers import tiny
-from workers.hooks import hidden, logits, projections, recording, replacing, scores
+from workers.hooks import (
+    hidden,
+    logits,
+    projections,
+    recording,
+    replacing,
+    scores,
+    without_head,
+)
 from workers.loading import Model, load
 from workers.messages import Batch, Site
 
@@ -268,6 +276,18 @@ def test_nothing_is_left_behind_even_after_an_exception(
     assert hooks_of(model.module) == 0
     assert model.module.get_submodule(model.family.head) is head
     assert torch.equal(logits(model, batch), before)
+
+
+def test_every_pass_ends_in_the_same_module_instead_of_the_head(
+    made: Callable[[str], Model],
+) -> None:
+    model, found = made("opt"), []
+    path = model.family.head
+    for _ in range(2):
+        with without_head(model):
+            found.append(model.module.get_submodule(path))
+    assert found[0] is found[1]  # a compiled graph would not know another one
+    assert model.module.get_submodule(path) not in found
 
 
 def test_a_head_that_is_more_than_its_module_is_told_by_its_logits(

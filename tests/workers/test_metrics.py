@@ -4,6 +4,8 @@ Shapes: S sequences, T positions, D width of the hidden states, M scored
 positions, V tokens of the vocabulary.
 """
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from workers import metrics
 from workers.messages import MASKED, NOT_SCORED, RARE
-from workers.metrics import Sums, score
+from workers.metrics import Scoring, Sums, score
 
 S, T, D, V = 3, 5, 4, 23
 
@@ -297,3 +301,144 @@ def test_a_marked_position_that_is_not_a_number_is_counted_and_never_right() -> 
     assert (sums.tokens_mask, sums.top1_mask) == ([2], [1])
     assert sums.loss_mask == pytest.approx([np.log1p(np.exp(-1))])
     assert sums.nan.tolist() == [1]
+
+
+def coarse(seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+    """Return what `drawn` does, in whole numbers: many logits are equal."""
+    hidden_STD, head_VD, targets_ST = drawn(seed)
+    return (2 * hidden_STD).round().to(dtype), head_VD.round().to(dtype), targets_ST
+
+
+def scoring_of(
+    head_VD: Tensor, targets_ST: NDArray[np.int64], rows: int, device: str = "cpu"
+) -> Scoring:
+    return Scoring(
+        lambda hidden_MD: hidden_MD @ head_VD.T,
+        targets_ST,
+        vocabulary=len(head_VD),
+        budget=4 * len(head_VD) * rows,
+        device=torch.device(device),
+    )
+
+
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+
+
+@dtypes
+@pytest.mark.parametrize("seed", range(20))
+def test_ranks_and_losses_have_the_bits_of_plain_torch_also_where_logits_are_equal(
+    dtype: torch.dtype, seed: int
+) -> None:
+    hidden_STD, head_VD, targets_ST = coarse(seed, dtype)
+    (rank_loss_QM,) = scoring_of(head_VD, targets_ST, S * T).measure([hidden_STD])
+    at_M = targets_ST.reshape(-1) != NOT_SCORED
+    target_M = torch.from_numpy(targets_ST.reshape(-1)[at_M])
+    logits_MV = (hidden_STD.flatten(0, 1)[torch.from_numpy(at_M)] @ head_VD.T).float()
+    order_MV = logits_MV.argsort(dim=1, descending=True, stable=True)  # of equals the lower first
+    rank_M = (order_MV == target_M[:, None]).nonzero()[:, 1]
+    loss_M = torch.nn.functional.cross_entropy(logits_MV, target_M, reduction="none")
+    assert torch.equal(rank_loss_QM, torch.stack([rank_M.double(), loss_M.double()]))
+    assert (logits_MV == logits_MV.gather(1, target_M[:, None])).sum() > len(target_M)
+
+
+@dtypes
+@pytest.mark.parametrize("diverging", [False, True])
+def test_cells_that_are_scored_together_have_the_bits_of_cells_alone(
+    dtype: torch.dtype, diverging: bool
+) -> None:
+    cells = [coarse(seed, dtype)[0] for seed in range(4)]
+    bare_STD, head_VD, targets_ST = coarse(9, dtype)
+    bare = bare_STD if diverging else None
+    scoring = scoring_of(head_VD, targets_ST, 4)
+    alone = [scoring.measure([hidden_STD], bare)[0] for hidden_STD in cells]
+    together = scoring.measure(cells, bare)
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert not torch.equal(alone[0], alone[1])
+
+
+def test_logits_of_the_unablated_model_are_made_once_for_all_cells() -> None:
+    hidden_STD, head_VD, targets_ST = drawn(1)
+    fed: list[Tensor] = []
+
+    def scores(hidden_MD: Tensor) -> Tensor:
+        fed.append(hidden_MD)
+        return hidden_MD @ head_VD.T
+
+    scoring = Scoring(
+        scores, targets_ST, vocabulary=V, budget=4 * V * 2, device=torch.device("cpu")
+    )
+    scoring.measure([hidden_STD, 2 * hidden_STD, 3 * hidden_STD], -hidden_STD)
+    bare_MD = -hidden_STD[torch.from_numpy(targets_ST != NOT_SCORED)]
+    assert torch.equal(torch.cat(fed[::4]), bare_MD)
+    assert sum(map(len, fed)) == 4 * len(bare_MD)
+
+
+class Largest(TorchDispatchMode):
+    """Watches how many bytes are held at once by tensors of at least some size."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least, self.most = least, 0
+        self.live: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        answer = func(*args, **(kwargs or {}))
+        if isinstance(answer, Tensor):
+            storage = answer.untyped_storage()
+            if storage.nbytes() >= self.least:
+                entry = (weakref.ref(answer), storage.data_ptr(), storage.nbytes())
+                self.live[id(answer)] = entry
+        there = {at: size for ref, at, size in self.live.values() if ref() is not None}
+        self.most = max(self.most, sum(there.values()))
+        return answer
+
+
+@dtypes
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize(("diverging", "tensors"), [(False, 2.5), (True, 4.75)])
+def test_no_more_logits_are_held_than_is_said(
+    dtype: torch.dtype, diverging: bool, tensors: float, on_cpu: bool
+) -> None:
+    rows, vocabulary = 4, 1000
+    generator = torch.Generator().manual_seed(0)
+    head_VD = torch.randn(vocabulary, D, generator=generator).round().to(dtype)
+    hidden_STD, _, targets_ST = coarse(3, dtype)
+    scoring = scoring_of(head_VD, targets_ST, rows)
+    scoring._on_cpu = on_cpu
+    with Largest(rows * vocabulary) as seen:
+        scoring.measure([hidden_STD, -hidden_STD], hidden_STD if diverging else None)
+    budget = 4 * rows * vocabulary
+    assert budget < seen.most <= tensors * budget
+
+
+@dtypes
+@pytest.mark.parametrize("seed", range(5))
+def test_a_gpus_way_to_measure_makes_the_same_bits(dtype: torch.dtype, seed: int) -> None:
+    hidden_STD, head_VD, targets_ST = coarse(seed, dtype)
+    bare_STD = coarse(seed + 1, dtype)[0]
+    scoring = scoring_of(head_VD, targets_ST, 4)
+    (expected_QM,) = scoring.measure([hidden_STD], bare_STD)
+    scoring._on_cpu = False
+    (found_QM,) = scoring.measure([hidden_STD], bare_STD)
+    assert torch.equal(found_QM, expected_QM)
+
+
+def test_nothing_is_read_from_a_device_before_sums_are_asked_for() -> None:
+    hidden_STD, head_VD, targets_ST = drawn(1)  # a meta tensor has no values to read
+    on_meta = hidden_STD.to("meta")
+    scoring = scoring_of(head_VD.to("meta"), targets_ST, 4, "meta")
+    scored = int((targets_ST != NOT_SCORED).sum())
+    assert [x.shape for x in scoring.measure([on_meta, on_meta], on_meta)] == [(3, scored)] * 2
+
+
+@dtypes
+@pytest.mark.parametrize("size", [1, 3 * 4 * V, 4 * 4 * V])
+def test_in_which_blocks_a_cpu_looks_at_logits_changes_no_bit(
+    dtype: torch.dtype, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden_STD, head_VD, targets_ST = coarse(2, dtype)
+    bare_STD = coarse(3, dtype)[0]
+    (whole_QM,) = scoring_of(head_VD, targets_ST, S * T).measure([hidden_STD], bare_STD)
+    monkeypatch.setattr(metrics, "BLOCK_BYTES", size)
+    (cut_QM,) = scoring_of(head_VD, targets_ST, S * T).measure([hidden_STD], bare_STD)
+    assert torch.equal(cut_QM, whole_QM)

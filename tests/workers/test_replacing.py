@@ -3,7 +3,9 @@
 Shapes: L layers, S sequences, T positions, N neurons of one hookpoint, B bins.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tests.workers import tiny
 from tests.workers.cells import (
@@ -31,7 +34,7 @@ from tests.workers.cells import (
     same,
     told_elements,
 )
-from tests.workers.holding import plainly, recorded
+from tests.workers.holding import hooked, plainly, recorded
 from workers import hooks, plugins
 from workers.evaluate import evaluate
 from workers.loading import Model
@@ -55,6 +58,8 @@ hooked_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind !
 
 ATTENTION: tuple[Site, ...] = ("attn_pre_out",)
 MLP: tuple[Site, ...] = ("mlp_mid",)
+Change = Callable[[int, Tensor], Tensor]
+"""Takes a layer's number and what its projection would get; returns what it gets."""
 
 
 @cache
@@ -319,6 +324,84 @@ def test_what_is_not_a_number_is_put_in_and_counted_all_the_same(home: Path) -> 
         for alpha in (0.5, 1.0):
             answer = one(model, held_at(model, kind, alpha=alpha))
             assert answer.held == answer.told > 0
+
+
+def counted(
+    home: Path,
+    between: Change,
+    share: float = 1.0,
+    own: Tensor | None = None,
+) -> tuple[int, int]:
+    """Return the elements told and held if other hooks change what joint donors put in.
+
+    Donors' activations are `own` in every layer, or random numbers; they must stay as they are.
+    """
+    model = tiny.shared("roberta", home)
+    order, batch = held_at(model, "joint", share), tiny.batch(model, [7, 2])
+    shape = (2, tiny.WINDOW, model.facts.neurons)
+    given_STN = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    given_STN = given_STN if own is None else own.expand(shape).clone()
+    before_STN, real = given_STN.clone(), hooks.recording
+
+    @contextmanager
+    def recording(of: Model, site: Site, sink: hooks.Sink) -> Iterator[None]:
+        with hooked(of, between, site), real(of, site, sink):
+            yield
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hooks, "recording", recording)
+        replacement = Replacement(model, order, tiny.WINDOW)
+        with replacement.on(batch, {("others", "attn_pre_out"): [[given_STN] * 3]}) as count:
+            hooks.hidden(model, batch)
+    assert torch.equal(given_STN.view(torch.int32), before_STN.view(torch.int32))
+    return count.told, count.held()
+
+
+def test_one_element_that_was_changed_behind_the_replacing_is_missed_in_the_count(
+    home: Path,
+) -> None:
+    def changed(layer: int, x_STN: Tensor) -> Tensor:
+        x_STN = x_STN.clone()
+        if layer == 1:
+            x_STN[0, 3, 5] += 1
+        return x_STN
+
+    told, held = counted(home, changed)
+    assert held == told - 1
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_change_in_place_shows_and_does_not_reach_the_donors(home: Path, share: float) -> None:
+    told, held = counted(home, lambda _, x_STN: x_STN.add_(1), share)
+    assert held == 0 < told
+
+
+def test_what_is_not_held_and_what_is_padding_is_not_counted(home: Path) -> None:
+    model = tiny.shared("roberta", home)
+    attended_ST = tiny.batch(model, [7, 2]).attended
+    assert attended_ST is not None
+    assert not attended_ST.all()
+    order = held_at(model, "joint", 0.5)
+
+    def elsewhere(layer: int, x_STN: Tensor) -> Tensor:
+        kept_STN = torch.zeros(x_STN.shape, dtype=torch.bool)
+        kept_STN[..., only(order).held[layer]] = True
+        kept_STN &= torch.from_numpy(attended_ST)[:, :, None]
+        return torch.where(kept_STN, x_STN, 3.0)
+
+    told, held = counted(home, elsewhere, 0.5)
+    assert held == told == 3 * attended_ST.sum() * (model.facts.neurons // 2)
+
+
+@pytest.mark.parametrize(
+    ("put", "got", "counts"),
+    [(0.0, -0.0, False), (-0.0, 0.0, False), (-0.0, -0.0, True), (math.nan, math.nan, True)],
+)
+def test_bits_are_compared_so_that_signed_zeros_differ_and_nan_equals_itself(
+    home: Path, put: float, got: float, counts: bool
+) -> None:
+    told, held = counted(home, lambda _, x_STN: torch.full_like(x_STN, got), own=torch.tensor(put))
+    assert held == (told if counts else 0)
 
 
 def test_values_that_do_not_fit_are_refused(home: Path) -> None:
