@@ -80,6 +80,8 @@ def from_pydantic(
             message = "is missing; it must be given"
         case "value_error":
             message = str(detail.get("error", error["msg"]))
+        case "model_type":
+            message = f"found {error.get('input')!r}, expected a mapping (`key: value`)"
         case "too_short":
             message = "is empty; give at least one"
         case _:

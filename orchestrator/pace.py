@@ -59,17 +59,9 @@ class Pace:
                 self._of[cell].append(number)
         here = dict.fromkeys(n for cell in plan.cells for n in self._of.get(cell, ()))
         self._left = self._lacking(here, left_out(plan.cells, self._every))
-
-    @property
-    def unanswered(self) -> set[str]:
-        """Cells that were not answered far enough to begin with."""
-        waiting = {
-            cell
-            for cell in self._place
-            for number in self._of.get(cell, ())
-            if self._extent(number) is None
-        }
-        return waiting | self._left.keys()
+        open_ = {cell for n in here if self._extent(n) is None for cell in self._every[n].cells}
+        self.unanswered = (open_ & self._place.keys()) | self._left.keys()
+        """Cells of the plan that are not answered far enough, to begin with."""
 
     def begin(self) -> list[Task]:
         """Return the calls to begin with."""

@@ -145,12 +145,11 @@ def run(
         aggregated(work.store, work.made.spec.contrasts, work.made.spec.evaluation.metrics)
         page = report(work.store.root)
     lost = {cell for f in work.failures for cell in f.cells}
-    asked = {cell for task in work.left.tasks for cell in task.cells}
     return Outcome(
         run=work.store.root,
         page=page,
         failures=work.failures,
-        computed=len(asked - lost),
+        computed=len(work.left.pace.unanswered - lost),
         found=len(work.left.answered),
         fetched=work.fetched,
     )

@@ -152,6 +152,7 @@ def test_only_models_and_methods_must_be_there() -> None:
             "expected a pair of methods",
         ),
         ({"precision": {"halfwidth": 0.1, "metric": "kl"}}, "precision.metric", "'ce' or 'top1'"),
+        ({"precision": 0.1}, "precision", "expected a mapping"),
         ({"compile": "yes"}, "compile", "found 'yes'"),
         ({"evaluation": {"batch_tokens": 0}}, "evaluation.batch_tokens", "or `auto`"),
         ({"contrasts": [["own", "rotated 0"]]}, "contrasts[0]", "'rotated 0' is not in this sweep"),
