@@ -103,7 +103,13 @@ class Scoring:
         marks_ST: NDArray[np.uint8] | None = None,
         masked: bool = False,
     ) -> None:
-        """Take what `score` takes; raises ValueError where the budget does not hold a row."""
+        """Prepare to score the positions of a batch that have a target.
+
+        `scores` turns hidden rows (M, D) into logits (M, V), which are written to; `budget`
+        bounds one float32 tensor of logits, in bytes. `marks_ST` are bits `RARE` and
+        `MASKED`; `masked` says that the second is asked for. Raises ValueError where the
+        budget does not hold a single row.
+        """
         self._rows = budget // (4 * vocabulary)
         if self._rows < 1:
             raise ValueError(
@@ -216,38 +222,6 @@ class Scoring:
 def _rows(hidden_STD: Tensor, at_M: Tensor) -> Tensor:
     """Return some positions of a batch, (M, D)."""
     return hidden_STD.flatten(0, 1).index_select(0, at_M)
-
-
-def score(
-    scores: Callable[[Tensor], Tensor],
-    hidden_STD: Tensor,
-    targets_ST: NDArray[np.int64],
-    *,
-    vocabulary: int,
-    budget: int,
-    marks_ST: NDArray[np.uint8] | None = None,
-    masked: bool = False,
-    bare_STD: Tensor | None = None,
-) -> Sums:
-    """Score the positions of a batch that have a target, for one cell.
-
-    `scores` turns hidden rows (M, D) into logits (M, V), which are written to;
-    `budget` bounds one float32 tensor of logits, in bytes. `marks_ST` are bits `RARE` and `MASKED`;
-    `masked` says that the second is asked for. `bare_STD` is what the head of
-    the unablated model is fed, for the divergence. Raises ValueError where the
-    budget does not hold a single row.
-    """
-    scoring = Scoring(
-        scores,
-        targets_ST,
-        vocabulary=vocabulary,
-        budget=budget,
-        device=hidden_STD.device,
-        marks_ST=marks_ST,
-        masked=masked,
-    )
-    (measured_QM,) = scoring.measure([hidden_STD], bare_STD)
-    return scoring.sums(measured_QM)
 
 
 def _bare(logits_MV: Tensor) -> _Bare:

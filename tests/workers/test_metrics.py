@@ -5,6 +5,7 @@ positions, V tokens of the vocabulary.
 """
 
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,9 +18,34 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from workers import metrics
 from workers.messages import MASKED, NOT_SCORED, RARE
-from workers.metrics import Scoring, Sums, score
+from workers.metrics import Scoring, Sums
 
 S, T, D, V = 3, 5, 4, 23
+
+
+def score(
+    scores: Callable[[Tensor], Tensor],
+    hidden_STD: Tensor,
+    targets_ST: NDArray[np.int64],
+    *,
+    vocabulary: int,
+    budget: int,
+    marks_ST: NDArray[np.uint8] | None = None,
+    masked: bool = False,
+    bare_STD: Tensor | None = None,
+) -> Sums:
+    """Score one cell of a batch by itself."""
+    scoring = Scoring(
+        scores,
+        targets_ST,
+        vocabulary=vocabulary,
+        budget=budget,
+        device=hidden_STD.device,
+        marks_ST=marks_ST,
+        masked=masked,
+    )
+    (measured_QM,) = scoring.measure([hidden_STD], bare_STD)
+    return scoring.sums(measured_QM)
 
 
 def drawn(seed: int, scored: float = 0.6) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
