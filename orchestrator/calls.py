@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator import batching, rounds
 from orchestrator.cells import Cell, data_of, scored
-from orchestrator.names import name, slug
+from orchestrator.names import data_file, name, slug
 from orchestrator.plan import Plan
 from orchestrator.tasks import Task
 from workers.messages import ModelRef
@@ -59,11 +59,6 @@ def call(plan: Plan, cells: Sequence[Cell], asked: Sequence[int]) -> Task:
     some = {} if len(asked) == every else {"rounds": list(asked)}
     made = name("cell", {"of": names, **some})
     key = data_of(spec, ref.name)
-    data = next(
-        t
-        for t in plan.tasks
-        if t.kind == "data" and t.arguments["model"] == ref.name and t.arguments["data_name"] == key
-    )
     positions = spec.data[key].positions("evaluate", ref.facts.window) * len(asked) / every
     return Task(
         name=made,
@@ -76,7 +71,7 @@ def call(plan: Plan, cells: Sequence[Cell], asked: Sequence[int]) -> Task:
         after=tuple(dict.fromkeys(n for c in cells for n in c.after)),
         arguments={
             "model": ref.name,
-            "data": data.file,
+            "data": data_file(ref.name, key),
             "executions": f"executions/{slug(ref.name)}/part.{made}.parquet",
             "batch_tokens": batching.tokens(spec, ref),
             "logits_bytes": spec.evaluation.logits_bytes,

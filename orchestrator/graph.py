@@ -24,7 +24,7 @@ from orchestrator.cells import turned
 from orchestrator.collection import Collection, Counts, stratified
 from orchestrator.draft import Draft, Made
 from orchestrator.labels import rotated
-from orchestrator.names import canonical, slug
+from orchestrator.names import canonical, data_file
 from orchestrator.spec import Spec
 from workers.messages import ModelRef, Site
 from workers.published import PUBLISHED
@@ -204,7 +204,7 @@ class Graph:
             "folder": self.ref.folder,
             **recipe,
         }
-        file = f"data/{self.draft.slug}/{slug(key)}.parquet"
+        file = data_file(self.ref.name, key)
         return self.draft.add("prepare", "data", key, recipe, arguments, folder="data", file=file)
 
     def donors(self, method: MethodSpec, seed: int) -> Made:

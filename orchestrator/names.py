@@ -61,6 +61,11 @@ def name(kind: str, recipe: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 
 
+def data_file(model: str, data: str) -> str:
+    """Return the file of a run folder with the sequences of a source as a model is fed them."""
+    return f"data/{slug(model)}/{slug(data)}.parquet"
+
+
 def slug(text: str) -> str:
     """Return `text` as one path component: `zoo:opt` becomes `zoo-opt`.
 

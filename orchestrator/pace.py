@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from orchestrator.calls import calls, rounds_of
 from orchestrator.cells import data_of
+from orchestrator.names import data_file
 from orchestrator.plan import Plan
 from orchestrator.stopping import (
     COLUMNS,
@@ -107,7 +108,7 @@ class Pace:
         done = frontier(company, self._answered)
         behind = [cell for cell in company.decisive if done not in self._answered[cell]]
         if not all(cell in self._place for cell in behind):  # nobody will ask them
-            to_the_end = range(self._rounds[str(company.key["model"])])
+            to_the_end = range(self._rounds[company.model])
             return ((cell, to_the_end) for cell in company.cells)
         return ((cell, [done]) for cell in behind)
 
@@ -122,13 +123,6 @@ class Pace:
         return self._judge.extent(number, done)
 
     def _visits(self, model: str) -> Visits:
-        key = data_of(self._plan.spec, model)
-        file = next(
-            t.file
-            for t in self._plan.tasks
-            if t.kind == "data"
-            and t.arguments["model"] == model
-            and t.arguments["data_name"] == key
-        )
+        file = data_file(model, data_of(self._plan.spec, model))
         table = self._store.table(file, ["document", "role", "target"])
         return visits(table, self._plan.spec.seeds.visits, self._rounds[model])

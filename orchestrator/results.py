@@ -13,10 +13,10 @@ import polars as pl
 import yaml
 
 from orchestrator import aggregate
-from orchestrator.names import slug
+from orchestrator.names import data_file
 from orchestrator.pairs import Precision
 from orchestrator.sections import Scored
-from orchestrator.stopping import Visits, visits
+from orchestrator.stopping import Visits, left_out, visits
 from orchestrator.stops import Reading, reading, stops, unfinished
 from orchestrator.store import Store
 from orchestrator.tables import SCHEMAS
@@ -88,8 +88,7 @@ def unread(store: Store) -> set[str]:
     read = _reading(store) if lacking else None
     if read is None:
         return lacking
-    inside = {cell for company in read.judge.every for cell in company.cells}
-    return (lacking - inside) | unfinished(read, lacking)
+    return {*left_out(lacking, read.judge.every), *unfinished(read, lacking)}
 
 
 def _reading(store: Store) -> Reading | None:
@@ -103,7 +102,7 @@ def _reading(store: Store) -> Reading | None:
     rounds = dict(planned.unique().collect().iter_rows())
 
     def seen(model: str) -> Visits:
-        file = f"data/{slug(model)}/{slug(sources[model])}.parquet"
+        file = data_file(model, sources[model])
         data = store.table(file, ["document", "role", "target"])
         return visits(data, asked["seeds"]["visits"], rounds[model])
 

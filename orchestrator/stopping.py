@@ -19,6 +19,7 @@ Shapes: G documents, in the order in which they are visited.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +35,7 @@ from orchestrator.labels import label
 from orchestrator.pairs import Precision
 from orchestrator.rounds import assigned
 from orchestrator.sequential import Interval, horizon_of, narrow
+from orchestrator.shards import of_role
 from workers.messages import NOT_SCORED
 
 COMPANY = (
@@ -65,6 +67,11 @@ class Company:
     cells: tuple[str, ...]
     contrasts: tuple[Contrast, ...]
     """What decides: of those that precision names, all whose methods are here."""
+
+    @property
+    def model(self) -> str:
+        """Whose cells they are."""
+        return str(self.key["model"])
 
     @property
     def decisive(self) -> tuple[str, ...]:
@@ -117,7 +124,7 @@ class Visits:
 
 def visits(data: pa.Table, seed: int, rounds: int) -> Visits:
     """Return the evaluated documents of a data table."""
-    table = data.filter(pc.equal(data.column("role"), "evaluate"))
+    table = of_role(data, "evaluate")
     round_of = assigned(table.column("document").to_pylist(), seed, rounds)
     targets = table.column("target")
     if pa.types.is_list(targets.type):
@@ -153,9 +160,7 @@ class Measured:
         self.seen = lru_cache(maxsize=None)(seen)
         self._metric = metric
         self._place = lru_cache(maxsize=None)(self._places)
-        self._model = {
-            cell: str(company.key["model"]) for company in every for cell in company.decisive
-        }
+        self._model = {cell: company.model for company in every for cell in company.decisive}
         self._sums: dict[str, Floats] = {}
         """Of each cell (G, 2): the metric's sum, and its count of tokens."""
 
@@ -186,7 +191,7 @@ class Measured:
 
     def intervals(self, company: Company, rounds: int) -> list[Interval]:
         """Return how well each contrast of a company is known after some rounds."""
-        seen = self.seen(str(company.key["model"]))
+        seen = self.seen(company.model)
         documents = sum(r < rounds for r in seen.round_of.values())
         return [self._interval(contrast, documents, seen) for contrast in company.contrasts]
 
@@ -220,7 +225,7 @@ class Judge:
         self.every, self.precision = every, precision
         self.measured = Measured(every, seen, precision.metric)
         self._stopped: dict[int, int] = {}
-        self._looked: dict[int, int] = {}
+        self._looked: Counter[int] = Counter()
 
     def extent(self, number: int, answered: int) -> int | None:
         """Return after how many rounds a company stops, of which `answered` are there.
@@ -228,18 +233,13 @@ class Judge:
         None: it needs more than those.
         """
         company = self.every[number]
-        last = self.measured.seen(str(company.key["model"])).rounds
-        for rounds in range(self._looked.get(number, 0) + 1, min(answered, last) + 1):
-            if number in self._stopped:
-                break
-            self._looked[number] = rounds
-            if rounds == last or self._narrow(company, rounds):
-                self._stopped[number] = rounds
+        last = self.measured.seen(company.model).rounds
+        while number not in self._stopped and self._looked[number] < min(answered, last):
+            self._looked[number] += 1
+            found = self.measured.intervals(company, self._looked[number])
+            if self._looked[number] == last or narrow(found, self.precision.halfwidth):
+                self._stopped[number] = self._looked[number]
         return self._stopped.get(number)
-
-    def _narrow(self, company: Company, rounds: int) -> bool:
-        found = self.measured.intervals(company, rounds)
-        return narrow(found, self.precision.halfwidth)
 
 
 def whole(answered: Iterable[int]) -> int:

@@ -63,7 +63,7 @@ def stops(found: Reading) -> pl.DataFrame:
         rounds = frontier(company, found.answered)
         if not rounds:
             continue
-        seen = found.judge.measured.seen(str(company.key["model"]))
+        seen = found.judge.measured.seen(company.model)
         intervals = found.judge.measured.intervals(company, rounds)
         for contrast, interval in zip(company.contrasts, intervals, strict=True):
             row = {**company.key, "a": contrast.a, "b": contrast.b, "metric": precision.metric}

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from workers import hooks
 from workers.ablation import AblationError, folded
+from workers.data import first
 from workers.loading import Model
 from workers.messages import Batch, CellOrder, Donated, Hold, Site
 from workers.positions import attended
@@ -60,7 +61,7 @@ def canaries(model: Model, batch: Batch, *, sites: Sequence[Site]) -> Canaries:
 
     Raises AblationError, naming layer and site, where one fails.
     """
-    few = _first(batch)
+    few = first(batch, _SEQUENCES)
     with torch.inference_mode():
         bare_STD = hooks.hidden(model, few)
         least = np.inf
@@ -76,16 +77,6 @@ def canaries(model: Model, batch: Batch, *, sites: Sequence[Site]) -> Canaries:
             _same(hooks.hidden(model, few), bare_STD, after)
     hookpoints = model.facts.layers * len(sites)
     return Canaries(sequences=len(few.sequence), hookpoints=hookpoints, least=float(least))
-
-
-def _first(batch: Batch) -> Batch:
-    few = slice(_SEQUENCES)
-    return Batch(
-        sequence=batch.sequence[few],
-        inputs=batch.inputs[few],
-        attended=None if batch.attended is None else batch.attended[few],
-        targets=batch.targets[few],
-    )
 
 
 def _identity(

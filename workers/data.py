@@ -123,6 +123,20 @@ def _images(sequences: Sequences, group: list[int]) -> Batch:
     )
 
 
+def first(batch: Batch, sequences: int, positions: int | None = None) -> Batch:
+    """Return the first sequences of a batch, without marks; of texts the first positions, if any.
+
+    What is tried out on a model needs no more.
+    """
+    part = (slice(sequences),) if batch.attended is None else (slice(sequences), slice(positions))
+    return Batch(
+        sequence=batch.sequence[part[:1]],
+        inputs=batch.inputs[part],
+        attended=None if batch.attended is None else batch.attended[part],
+        targets=batch.targets[part],
+    )
+
+
 def windows(
     token_ids: NDArray[np.int64],
     *,

@@ -43,6 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from workers import hooks
+from workers.data import first
 from workers.folding import Fold
 from workers.loading import Model
 from workers.messages import SITES, Batch, CellOrder
@@ -178,7 +179,7 @@ _known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 
 def _shortcuts(model: Model, batch: Batch, full: bool) -> Shortcuts | None:
     """Return how passes can be cut short, or None; `full`: also what can be left out."""
-    known, few = _known.get(model.module), _few(batch)
+    known, few = _known.get(model.module), first(batch, _SEQUENCES, _POSITIONS)
     with torch.inference_mode():
         if known is None:
             try:
@@ -191,18 +192,6 @@ def _shortcuts(model: Model, batch: Batch, full: bool) -> Shortcuts | None:
             known = replace(known, tried=True)
     _known[model.module] = known
     return known.shortcuts
-
-
-def _few(batch: Batch) -> Batch:
-    """Return the first sequences of a batch; of texts the first positions."""
-    rows = slice(_SEQUENCES)
-    columns = (rows,) if batch.attended is None else (rows, slice(_POSITIONS))
-    return Batch(
-        sequence=batch.sequence[rows],
-        inputs=batch.inputs[columns],
-        attended=None if batch.attended is None else batch.attended[columns],
-        targets=batch.targets[columns],
-    )
 
 
 def _compared(model: Model, few: Batch, found: Shortcuts) -> Shortcuts:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmarks import grid
 from orchestrator import calls, resume, rounds, values
 from orchestrator.calls import call
 from orchestrator.plan import Plan, with_cells
@@ -312,6 +313,12 @@ def test_calls_are_of_one_model_one_basis_one_set_of_donors_and_bounded(
         assert len(held) <= most
     assert sorted(c for made in every for c in made.cells) == sorted(plan.cells)
     assert {c.model.basis for c in every if c.model} == {None, 0}
+
+
+def test_the_benchmark_puts_as_many_cells_into_a_call() -> None:
+    # It runs where the orchestrator is not installed, so it cannot ask.
+    sizes = (grid.CONSTANTS_PER_CALL, grid.DONATED_PER_CALL)
+    assert sizes == (calls.CONSTANTS_PER_CALL, calls.DONATED_PER_CALL)
 
 
 def test_cells_that_lack_different_rounds_are_asked_apart(make: Callable[..., Plan]) -> None:
