@@ -261,7 +261,7 @@ def test_more_workers_than_units_are_refused(prime) -> None:  # type: ignore[no-
 
 def test_a_replica_that_no_memory_holds_is_refused_with_what_would_help(prime) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(
-        PoolError, match=r"one replica of a needs 0.9 GiB.*0.5 GiB of memory; lower"
+        PoolError, match=r"one replica of a needs 1.2 GiB.*0.5 GiB of memory; lower"
     ):
         budgeting.workers(prime(), cluster(gib=0.5))
 
