@@ -42,11 +42,12 @@ import ray
 from numpy.typing import NDArray
 from ray.cluster_utils import Cluster
 
-from orchestrator import partials, ray_pool
+from orchestrator import partials, ray_cluster, ray_pool
 from orchestrator.budget import Demand
 from orchestrator.draft import FAN_IN
 from orchestrator.local_pool import LocalPool
 from orchestrator.pool import Pool
+from orchestrator.ray_actor import Answer
 from orchestrator.ray_pool import RayPool
 from orchestrator.scheduler import Scheduler
 from orchestrator.store import Store
@@ -135,7 +136,7 @@ def local_ray(store: Store) -> Iterator[RayPool]:
     """Have a pool on a Ray of two CPUs on this machine's loopback."""
     ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
     try:
-        yield RayPool(store, workers=0, spare=2, demand=Demand(cpus=1, gpus=0))
+        yield RayPool(store, most=0, spare=2, demand=Demand(cpus=1, gpus=0))
     finally:
         ray.shutdown()
 
@@ -148,7 +149,7 @@ def three_nodes(store: Store) -> Iterator[RayPool]:
         for _ in range(3):
             cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=2**27)
         ray.init(address=cluster.address, configure_logging=False, log_to_driver=False)
-        yield RayPool(store, workers=0, spare=3, demand=Demand(cpus=1, gpus=0))
+        yield RayPool(store, most=0, spare=3, demand=Demand(cpus=1, gpus=0))
     finally:
         ray.shutdown()
         cluster.shutdown()  # type: ignore[no-untyped-call]
@@ -214,19 +215,19 @@ def settle(pool: RayPool, store: Store, files: Sequence[str]) -> None:
     nodes = sorted(pool._cpus)
     for i, file in enumerate(files):
         node = nodes[i // FAN_IN % len(nodes)]
-        pool._written[file] = ray_pool.Written(node=node, size=store.path(file).stat().st_size)
+        pool._wrote[file] = Answer(summary={}, node=node, size=store.size(file))
 
 
 def at_home(pool: RayPool, tasks: Sequence[Task]) -> int:
     """Return how many merges ran on the node that wrote most of what they read."""
-    nodes = [pool._written[task.file].node for task in tasks]
-    best = [ray_pool.homes(task.after, pool._written)[0] for task in tasks]
+    nodes = [pool._wrote[task.file].node for task in tasks]
+    best = [ray_pool.homes(task.after, pool._wrote)[0] for task in tasks]
     return sum(one == other for one, other in zip(nodes, best, strict=True))
 
 
 def main(count: int) -> None:
     """Print what each way takes, then the same as one line of JSON."""
-    ray_pool.listen_on_loopback()
+    ray_cluster.listen_on_loopback()
     os.environ |= {"RAY_worker_niceness": "0"}  # by default 15: its workers give way to all else
     with tempfile.TemporaryDirectory(prefix="reduce-") as folder:
         store = Store.open(folder)

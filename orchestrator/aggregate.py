@@ -13,7 +13,8 @@ Tables, each made anew from `cells` and `results` (or `executions`) whenever ask
     deletions   units held in each layer
 
 The summary is made here; the others in modules of their names. This module is the door
-through which all of them, and the notes, are imported.
+through which all of them, and the notes, are imported. `tables` makes all that results are
+needed for from one reading of these; each function alone reads them anew.
 
 Levels are ratios of sums (loss over tokens), not means of ratios: `orchestrator.answers` lists
 the metrics, `orchestrator.intervals` says what the intervals assume and how often they cover.
@@ -26,6 +27,8 @@ contrasts, curves and areas.
 
 Shapes: C cells, G documents.
 """
+
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -45,11 +48,12 @@ from orchestrator.answers import (
     method_label,
     nominal,
 )
-from orchestrator.contrasts import contrasts
-from orchestrator.curves import areas, curves
+from orchestrator.contrasts import contrasted, contrasts
+from orchestrator.curves import areas, curved, curves, enclosed
 from orchestrator.deletions import deletions
+from orchestrator.extents import Measure
 from orchestrator.groups import GROUP
-from orchestrator.intervals import clustered
+from orchestrator.intervals import Estimate, clustered, of_squares
 from orchestrator.notes import notes
 
 __all__ = [
@@ -65,6 +69,7 @@ __all__ = [
     "method_label",
     "notes",
     "summary",
+    "tables",
 ]
 
 _COUNTS = ("tokens", "documents")
@@ -90,9 +95,33 @@ def summary(
     DifferingAnswersError and DifferingRoundsError.
     """
     points = nominal(cells)
+    return _summary(points, answers(points, results, documents_bytes))
+
+
+def tables(
+    cells: pl.LazyFrame,
+    results: pl.LazyFrame,
+    declared: Sequence[tuple[str, str]],
+    *,
+    metrics: Sequence[str] = METRICS,
+    documents_bytes: pl.LazyFrame | None = None,
+) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield `summary`, `contrasts`, `curves` and `areas`, each with its name, bit for bit as alone.
+
+    The results are read once; a table that is taken and let go needs no memory any more. Raises
+    what the functions of these names raise, before the first is yielded.
+    """
+    points = nominal(cells)
+    found = list(answers(points, results, documents_bytes, [*METRICS, *metrics]))
+    yield "summary", _summary(points, found)
+    yield "contrasts", contrasted(points, found, declared, metrics)
+    yield "curves", curved(points, found, metrics)
+    yield "areas", enclosed(points, found, metrics)
+
+
+def _summary(points: pl.DataFrame, every: Iterable[Answers]) -> pl.DataFrame:
     # One frame per (model, data); the empty one gives a sweep without results its columns.
-    levels = [pl.DataFrame(schema=_SUMMARY)]
-    levels += [_levels(points, found) for found in answers(points, results, documents_bytes)]
+    levels = [pl.DataFrame(schema=_SUMMARY), *(_levels(points, found) for found in every)]
     rows = points.join(pl.concat(levels), on="cell")
     rows = rows.with_columns(
         pl.when(pl.col("modality") == "causal").then("bits_per_byte"),
@@ -112,25 +141,31 @@ def _levels(points: pl.DataFrame, found: Answers) -> pl.DataFrame:
     common_C = np.where(compared_C, np.minimum(found.extent_C, found.extent_C[base_C]), 0)
     for metric in METRICS:
         measure = found.measures[metric]
-        level = clustered(measure.level_C, measure.residuals_CG, found.seen_C)
+        level = of_squares(measure.level_C, measure.squares_C, found.seen_C)
         columns |= {metric: level.value, f"{metric}_se": np.sqrt(level.variance)}
-        # Without a baseline, and of a cell answered in part, the change is unknown: NaN.
+        change = _changes(measure, base_C, common_C)
+        # Without a baseline, and of a cell answered in part, the change is unknown.
         known_C = np.where(compared_C, 0.0, np.nan)
-        value_C, residuals_CG = measure.at(np.arange(len(found.cells)), common_C)
-        base_value_C, base_CG = measure.at(base_C, common_C)
-        change = clustered(
-            value_C - base_value_C + known_C,
-            residuals_CG - base_CG,
-            measure.documents(common_C),
-        )
-        columns |= {f"d_{metric}": change.value}
-        columns |= {f"d_{metric}_low": change.low, f"d_{metric}_high": change.high}
+        ends = {"": change.value, "_low": change.low, "_high": change.high}
+        columns |= {f"d_{metric}{end}": number + known_C for end, number in ends.items()}
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         made = {name: totals[RATIOS[name][0]] / totals[RATIOS[name][1]] for name in _PLAIN}
         made["perplexity"] = np.exp(found.measures["ce"].level_C)
     columns |= {name: np.where(np.isfinite(x), x, np.nan) for name, x in made.items()}
     frame = pl.DataFrame({name: columns[name] for name in _SUMMARY})
     return frame.cast(_SUMMARY).fill_nan(None)
+
+
+def _changes(measure: Measure, base_C: Integers, common_C: Integers) -> Estimate:
+    """Return each cell's change against the cell of row `base_C`, over its first rounds, (C,)."""
+    value_C, variance_C, degrees_C = (np.empty(len(base_C)) for _ in range(3))
+    documents_C = measure.documents(common_C)
+    for at in measure.residuals_CG.blocks():
+        value, residuals_XG = measure.at(at, common_C[at])
+        base_value, base_XG = measure.at(base_C[at], common_C[at])
+        made = clustered(value - base_value, residuals_XG - base_XG, documents_C[at])
+        value_C[at], variance_C[at], degrees_C[at] = made.value, made.variance, made.degrees
+    return Estimate(value=value_C, variance=variance_C, degrees=degrees_C)
 
 
 def _baselines(points: pl.DataFrame, found: Answers) -> Integers:
@@ -143,5 +178,6 @@ def _baselines(points: pl.DataFrame, found: Answers) -> Integers:
     pairs = points.select(*keys, "cell").unique()
     pairs = pairs.join(zero, on=keys, how="left", nulls_equal=True)
     of = dict(pairs.select("cell", "baseline").iter_rows())
-    row = {cell: i for i, cell in enumerate(found.cells) if found.complete_C[i]}
+    whole_C = found.complete_C.tolist()
+    row = {cell: i for i, cell in enumerate(found.cells) if whole_C[i]}
     return np.array([row.get(of[cell], -1) for cell in found.cells], dtype=np.int64)

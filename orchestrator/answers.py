@@ -20,11 +20,14 @@ some of them, and is compared over these. A cell with fewer sequences than its
 peers in the first round (of a sweep still running) is *incomplete*: it has levels,
 over what is there, but no part in comparisons.
 
-Shapes: R rows of results, C cells, G documents.
+Answers may be more than fit into memory: they are read in buckets of whole cells
+(`orchestrator.buckets`) and added up bucket by bucket (`orchestrator.sums`). What stays in memory
+is a few numbers per cell; of sums and residuals by document as many rows as are asked for.
+
+Shapes: C cells, G documents.
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,61 +35,34 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from orchestrator import labels
-from orchestrator.extents import Measure, extents, measure
+from orchestrator import labels, scratch
+from orchestrator.buckets import RESULTS, DifferingAnswersError, buckets, distinct
+from orchestrator.extents import Measure
 from orchestrator.intervals import Floats
+from orchestrator.sums import RATIOS, DifferingRoundsError, Integers, Sums
 
-Integers = NDArray[np.int64]
+__all__ = [
+    "METRICS",
+    "RATIOS",
+    "RESULTS",
+    "SEEDS",
+    "Answers",
+    "DifferingAnswersError",
+    "DifferingRoundsError",
+    "Integers",
+    "UnknownMetricError",
+    "answers",
+    "distinct",
+    "label",
+    "method_label",
+    "nominal",
+]
 
 METRICS = ("top1", "ce")
 """What is compared where nothing else is asked for."""
 
-RATIOS: Mapping[str, tuple[str, str]] = {
-    "top1": ("top1", "tokens"),
-    "top10": ("top10", "tokens"),
-    "ce": ("loss", "numbers"),
-    "kl": ("kl", "numbers"),
-    "top1_rare": ("top1_rare", "tokens_rare"),
-    "top1_mask": ("top1_mask", "tokens_mask"),
-    "ce_mask": ("loss_mask", "tokens_mask"),
-    "perplexity": ("loss", "numbers"),
-    "bits_per_byte": ("bits", "bytes"),
-}
-"""Per metric: which sum over which."""
-
-_ONLY = {"perplexity": ("causal", "masked"), "bits_per_byte": ("causal",)}
-"""Modalities of a metric whose sums others have too, without a meaning."""
-
 SEEDS = ["seed", "donor_seed", "noise_seed", "masking_seed"]
 """Columns of `cells` that are null where a point has no such seed."""
-
-RESULTS = pl.Schema(
-    {
-        "cell": pl.String,
-        "document": pl.String,
-        "sequence": pl.Int64,
-        "round": pl.Int64,
-        "tokens": pl.Int64,
-        "top1": pl.Int64,
-        "top10": pl.Int64,
-        "loss": pl.Float64,
-        "kl": pl.Float64,
-        "tokens_rare": pl.Int64,
-        "top1_rare": pl.Int64,
-        "tokens_mask": pl.Int64,
-        "top1_mask": pl.Int64,
-        "loss_mask": pl.Float64,
-        "nan": pl.Int64,
-    }
-)
-
-
-class DifferingAnswersError(ValueError):
-    """A cell was answered twice, differently."""
-
-
-class DifferingRoundsError(ValueError):
-    """A document was visited in different rounds."""
 
 
 class UnknownMetricError(ValueError):
@@ -106,31 +82,6 @@ def method_label(frame: pl.DataFrame) -> pl.DataFrame:
     kinds = frame.select("method", "parameters").unique()
     said = pl.Series("label", [label(*kind) for kind in kinds.iter_rows()], dtype=pl.String)
     return frame.join(kinds.with_columns(said), on=["method", "parameters"], how="left")
-
-
-def distinct(results: pl.LazyFrame) -> pl.LazyFrame:
-    """Return `results` with one row per (cell, sequence); without rounds, all is in round 0.
-
-    A retried task can answer a cell again. Equal answers, in every column and to the last bit,
-    are kept once; differing ones raise DifferingAnswersError, which names the cells.
-    """
-    if "round" not in results.collect_schema():
-        results = results.with_columns(round=0)
-    typed = results.select(pl.col(name).cast(kind) for name, kind in RESULTS.items())
-    frame = typed.with_columns(pl.col("round").fill_null(0)).collect()
-    if frame.select("cell", "sequence").n_unique() == frame.height:
-        return frame.lazy()
-    frame = frame.unique()
-    again = frame.group_by("cell", "sequence").len().filter(pl.col("len") > 1)
-    cells = again["cell"].unique().sort().to_list()
-    if cells:
-        shown = ", ".join(cells[:5]) + (", …" if len(cells) > 5 else "")
-        raise DifferingAnswersError(
-            f"{len(cells)} cells in `results` have two different answers for the same sequence:"
-            f" {shown}. The same cell must give the same numbers; delete the parts that hold these"
-            " cells, run again, and see in `executions` which worker and device gave which."
-        )
-    return frame.lazy()
 
 
 def nominal(cells: pl.LazyFrame) -> pl.DataFrame:
@@ -175,8 +126,9 @@ def answers(
     """Yield the answers of each (model, data) that has any, in order of their names.
 
     `sizes` gives columns model, data, sequence and bytes, the UTF-8 bytes of a sequence.
-    `metrics` are those that get a level and residuals, where they apply.
-    Raises DifferingAnswersError, DifferingRoundsError and UnknownMetricError.
+    `metrics` are those that get a level and residuals, where they apply. All rows are read before
+    the first is yielded. Raises DifferingAnswersError, DifferingRoundsError, UnknownMetricError
+    and ScratchError.
     """
     strangers = [m for m in metrics if m not in RATIOS]
     if strangers:
@@ -186,99 +138,44 @@ def answers(
         )
     keys = ["model", "data", "cell"]
     owners = cells.select(*keys, "modality").unique().sort(keys).with_row_index("number")
-    every = distinct(results).collect()
-    documents = every.select(pl.col("document").unique().sort()).with_row_index("place")
-    # The order fixes the order of every sum: no result depends on the order of files or threads.
-    # Sorting numbers in place of names is several times faster.
-    rows = (
-        every.join(owners.select("cell", "number"), on="cell")
-        .join(documents, on="document")
-        .drop("cell", "document")
-        .sort("number", "place", "sequence")
-    )
+    owners = owners.with_columns(pair=pl.struct("model", "data").rle_id())
+    found = buckets(results, owners)
+    documents = found.documents.drop_nulls()
+    owned = found.cells.drop_nulls("pair")
+    numbers = owned.group_by("pair").len().join(documents.group_by("pair").len("G"), on="pair")
+    filed = int((numbers["len"].cast(pl.Int64) * numbers["G"]).sum()) > scratch.BLOCK
     if sizes is not None:
         sizes = sizes.select("model", "data", "sequence", "bytes").unique()
-    for block in owners.partition_by("model", "data", maintain_order=True):
-        here = rows.filter(pl.col("number").is_between(block["number"][0], block["number"][-1]))
-        if here.is_empty():
-            continue
-        if sizes is None:
-            here = here.with_columns(bytes=pl.lit(None, pl.Float64))
-        else:
-            model, data = block["model"][0], block["data"][0]
-            own = sizes.filter(pl.col("model") == model, pl.col("data") == data)
-            known = own.select("sequence", "bytes").collect()
-            here = here.join(known, on="sequence", how="left", maintain_order="left")
-        yield _answers(block, here, metrics)
-
-
-def _answers(owners: pl.DataFrame, rows: pl.DataFrame, metrics: Sequence[str]) -> Answers:
-    cell_R = rows["number"].rle_id().to_numpy().astype(np.int64)
-    place_R = rows["place"].to_numpy().astype(np.int64)
-    # Places count the documents of all models; here only those of this one get a column.
-    document_R = (np.cumsum(np.bincount(place_R) > 0) - 1)[place_R]
-    shape = (int(cell_R[-1]) + 1, int(document_R.max()) + 1)
-    cells, documents = shape
-
-    def column(name: str) -> Floats:
-        return rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
-
-    def summed(index_R: Integers, values_R: Floats, size: int) -> Floats:
-        # In the order of the rows, one after the other: the same on any number of threads.
-        return np.asarray(np.bincount(index_R, values_R, size), dtype=np.float64)
-
-    def by_document(values_R: Floats) -> Floats:
-        return summed(cell_R * documents + document_R, values_R, cells * documents).reshape(shape)
-
-    lost_R = column("nan") > 0
-    made = {
-        "numbers": column("tokens") - column("nan"),
-        # Which tokens have no loss is not kept, so of a part of the tokens nothing is known.
-        "bits": np.where(lost_R, np.nan, column("loss") / math.log(2)),
-        "loss_mask": np.where(lost_R, np.nan, column("loss_mask")),
-    }
-    sums = {name: made.get(name) for pair in RATIOS.values() for name in pair}
-    sums_R = {name: column(name) if x is None else x for name, x in sums.items()}
-    round_R = rows["round"].to_numpy().astype(np.int64)
-    extent_C = extents(cell_R, round_R)
-    alike = bool(np.isin(extent_C, (0, round_R.max() + 1)).all())
-    round_G = _rounds(owners, document_R, round_R)
-    measures = {}
-    for metric in dict.fromkeys(metrics):
-        over, under = RATIOS[metric]
-        known = not any(np.isnan(sums_R[name]).all() for name in (over, under))
-        if not known or owners["modality"][0] not in _ONLY.get(metric, [owners["modality"][0]]):
-            continue
-        under_CG = by_document(sums_R[under])
-        counted_G = by_document(sums_R["tokens" if under == "numbers" else under]).any(axis=0)
-        measures[metric] = measure(
-            by_document(sums_R[over])[:, counted_G],
-            under_CG[:, counted_G],
-            round_G[counted_G],
-            alike=alike,
-            exponential=metric == "perplexity",
+    made: dict[int, Sums] = {}
+    for pair, rows in found.frames(results):
+        if pair not in made:
+            here = owners.filter(pl.col("pair") == pair)
+            made[pair] = Sums(
+                here.row(0, named=True),
+                owned.filter(pl.col("pair") == pair)["cell"].to_list(),
+                documents.filter(pl.col("pair") == pair)["place"].to_numpy().astype(np.int64),
+                list(dict.fromkeys(metrics)),
+                filed=filed,
+            )
+        made[pair].add(_sized(rows, sizes, made[pair]))
+    for pair in sorted(made):
+        sums = made.pop(pair)
+        extent_C = sums.extents()
+        yield Answers(
+            model=sums.model,
+            data=sums.data,
+            cells=sums.cells,
+            extent_C=extent_C,
+            seen_C=sums.seen_C,
+            totals=sums.totals,
+            measures=sums.measures(extent_C),
         )
-    return Answers(
-        model=owners["model"][0],
-        data=owners["data"][0],
-        cells=owners.filter(pl.col("number").is_in(rows["number"].implode()))["cell"].to_list(),
-        extent_C=extent_C,
-        seen_C=(by_document(column("tokens")) > 0).sum(axis=1),
-        totals={name: summed(cell_R, values_R, cells) for name, values_R in sums_R.items()},
-        measures=measures,
-    )
 
 
-def _rounds(owners: pl.DataFrame, document_R: Integers, round_R: Integers) -> Integers:
-    """Return the round of every document, (G,)."""
-    round_G = np.zeros(int(document_R.max()) + 1, dtype=np.int64)
-    round_G[document_R] = round_R
-    moved = np.unique(document_R[round_G[document_R] != round_R])
-    if len(moved):
-        raise DifferingRoundsError(
-            f"{len(moved)} documents of {owners['model'][0]} on {owners['data'][0]} are in one"
-            " round in some rows of `results` and in another in others, expected the same in all:"
-            " these are answers of sweeps that visit documents in different orders; delete the"
-            " parts that are not of this one and run it again"
-        )
-    return round_G
+def _sized(rows: pl.DataFrame, sizes: pl.LazyFrame | None, owner: Sums) -> pl.DataFrame:
+    """Return rows with the bytes of their sequences, null where they are not known."""
+    if sizes is None:
+        return rows.with_columns(bytes=pl.lit(None, pl.Float64))
+    own = sizes.filter(pl.col("model") == owner.model, pl.col("data") == owner.data)
+    known = own.select("sequence", "bytes").collect()
+    return rows.join(known, on="sequence", how="left", maintain_order="left")

@@ -28,14 +28,13 @@ from orchestrator.collection import stratified
 from orchestrator.graph import DRAWS
 from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
+from orchestrator.tasks import rough_seconds
 from workers.learning_cost import memory_bytes
 from workers.messages import ModelRef
 
 PROCESS_BYTES = 1200 * 2**20
-"""A process with torch, transformers, Arrow and Ray imported, in bytes, rounded up. Measured: 0.84e9
-on one machine and 1.07e9 on another, where more of the libraries' files was read around."""
-FLOPS = {"cpu": 3e10, "cuda": 1e14}
-"""Typical floating-point operations a second of one replica: one core; one GPU in bf16."""
+"""A process with torch, transformers, Arrow and Ray imported, in bytes, rounded up. Measured:
+0.84e9 on one machine and 1.07e9 on another, where more of the libraries' files was mapped."""
 SCORING = {False: 4, True: 6}
 """Tensors of `logits_bytes` held at once, without and with KL (`workers.metrics`: 2, and 4¼)."""
 
@@ -83,10 +82,9 @@ class Budget:
 
 def budget(plan: Plan) -> Budget:
     """Return what a plan needs."""
-    counts = dict.fromkeys(plan.models, 0)
-    for cell in plan.cells.values():
-        counts[cell.model] += 1
-    return Budget(needs=tuple(_need(plan, ref, counts[ref.name]) for ref in plan.models.values()))
+    counts = plan.cells.counts
+    every = plan.models.values()
+    return Budget(needs=tuple(_need(plan, ref, counts.get(ref.name, 0)) for ref in every))
 
 
 def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
@@ -140,7 +138,7 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
         partial_bytes=partial,
         disk_bytes=disk,
         cells=cells,
-        seconds=2 * (passes + facts.parameters * evaluated * cells) / FLOPS[ref.device],
+        seconds=rough_seconds(passes + facts.parameters * evaluated * cells, ref.device),
     )
 
 

@@ -4,9 +4,15 @@ A call loads its batches once, hides the scheduler's time, and lets its cells sh
 not depend on them: the pass below what they hold, the donors' activations, the bare model's
 answer. What a cell answers does not depend on its call, so how they are put together is
 free; it is done the same way always, so that a plan is the same plan tomorrow.
+
+There may be a hundred thousand calls, which wait for their turn in one process. So a call
+says which cells it is of and no more; what a worker must be told of them is put in when it
+is sent (`filled`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from orchestrator import batching, rounds
 from orchestrator.cells import Cell, data_of, scored
@@ -32,15 +38,17 @@ def calls(plan: Plan, missing: Mapping[str, Sequence[int]]) -> list[Task]:
     A call is of one model in one basis, and of the same rounds for all its cells. Cells that
     take activations of the same donors are together: these are held while a call lasts.
     """
-    groups: dict[tuple[str, int | None, str, tuple[int, ...]], list[Cell]] = {}
+    groups: dict[tuple[str, int | None, str, tuple[int, ...]], list[str]] = {}
+    cells = plan.cells
     for named, asked in missing.items():
-        cell = plan.cells[named]
-        key = (cell.model, cell.ref.basis, cell.donors, tuple(asked))
-        groups.setdefault(key, []).append(cell)
+        ref = cells.ref(named)
+        key = (ref.name, ref.basis, cells.donors(named), tuple(asked))
+        groups.setdefault(key, []).append(named)
     made = []
     for (*_, donors, asked), group in groups.items():
         size = DONATED_PER_CALL if donors else CONSTANTS_PER_CALL
-        made += [call(plan, group[i : i + size], asked) for i in range(0, len(group), size)]
+        same = _same(plan, cells.ref(group[0]), asked)
+        made += [_call(plan, same, group[i : i + size]) for i in range(0, len(group), size)]
     return made
 
 
@@ -48,31 +56,56 @@ def split(plan: Plan, task: Task) -> Sequence[Task]:
     """Return a call of many cells as calls of one; any other task as it is."""
     if len(task.cells) < 2:
         return [task]
-    return [call(plan, [plan.cells[named]], task.arguments["asked"]) for named in task.cells]
+    same = _same(plan, plan.cells.ref(task.cells[0]), task.arguments["asked"])
+    return [_call(plan, same, [named]) for named in task.cells]
 
 
-def call(plan: Plan, cells: Sequence[Cell], asked: Sequence[int]) -> Task:
-    """Return the task that answers these cells of one model in one call, in the rounds `asked`."""
-    spec, ref = plan.spec, cells[0].ref
-    names = sorted(c.name for c in cells)
-    every = rounds_of(plan, ref)
-    some = {} if len(asked) == every else {"rounds": list(asked)}
-    made = name("cell", {"of": names, **some})
+def call(plan: Plan, cells: Iterable[Cell], asked: Sequence[int]) -> Task:
+    """Return the task that answers these cells of one model in one call, in the rounds `asked`.
+
+    It is filled: ready to be sent.
+    """
+    names = [cell.name for cell in cells]
+    return filled(plan, _call(plan, _same(plan, plan.cells.ref(names[0]), asked), names))
+
+
+def filled(plan: Plan, task: Task) -> Task:
+    """Return a call with all that a worker must be told of its cells; other tasks as they are."""
+    if not task.cells:
+        return task
+    cells = {named: dict(plan.cells[named].arguments) for named in task.cells}
+    executions = task.file.replace("results/", "executions/", 1)
+    return replace(task, arguments={**task.arguments, "executions": executions, "cells": cells})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Same:
+    """What calls of one model in the same rounds have in common."""
+
+    ref: ModelRef
+    some: Mapping[str, object]
+    """The rounds, for the name; empty where it is all of them."""
+    said: str
+    """The rounds, for people."""
+    folder: str
+    arguments: Mapping[str, Any]
+    cost: float
+    """Of one cell."""
+
+
+def _same(plan: Plan, ref: ModelRef, asked: Sequence[int]) -> _Same:
+    spec, every = plan.spec, rounds_of(plan, ref)
     key = data_of(spec, ref.name)
     positions = spec.data[key].positions("evaluate", ref.facts.window) * len(asked) / every
-    return Task(
-        name=made,
-        stage="evaluate",
-        kind="evaluate",
-        label=f"{ref.name} {len(cells)} cells"
-        + (f", {_spelled(asked)} of {every}" if some else ""),
-        file=f"results/{slug(ref.name)}/part.{made}.parquet",
-        model=ref,
-        after=tuple(dict.fromkeys(n for c in cells for n in c.after)),
+    some = {} if len(asked) == every else {"rounds": list(asked)}
+    return _Same(
+        ref=ref,
+        some=some,
+        said=f", {_spelled(asked)} of {every}" if some else "",
+        folder=f"results/{slug(ref.name)}",
         arguments={
             "model": ref.name,
             "data": data_file(ref.name, key),
-            "executions": f"executions/{slug(ref.name)}/part.{made}.parquet",
             "batch_tokens": batching.tokens(spec, ref),
             "logits_bytes": spec.evaluation.logits_bytes,
             "rounds": every,
@@ -81,10 +114,25 @@ def call(plan: Plan, cells: Sequence[Cell], asked: Sequence[int]) -> Task:
             "compile": spec.compile,
             "scored": scored(spec, ref.facts),
             "kl": "kl" in spec.evaluation.metrics,
-            "cells": {c.name: dict(c.arguments) for c in cells},
         },
+        cost=ref.facts.parameters * positions,
+    )
+
+
+def _call(plan: Plan, same: _Same, cells: Sequence[str]) -> Task:
+    names = sorted(cells)
+    made = name("cell", {"of": names, **same.some})
+    return Task(
+        name=made,
+        stage="evaluate",
+        kind="evaluate",
+        label=f"{same.ref.name} {len(names)} cells{same.said}",
+        file=f"{same.folder}/part.{made}.parquet",
+        model=same.ref,
+        after=tuple(dict.fromkeys(n for c in cells for n in plan.cells.after(c))),
+        arguments=same.arguments,
         cells=tuple(names),
-        cost=float(len(cells) * ref.facts.parameters * positions),
+        cost=float(len(names) * same.cost),
     )
 
 

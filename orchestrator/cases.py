@@ -26,7 +26,7 @@ from orchestrator.names import canonical
 from orchestrator.rounds import assigned, of_rounds
 from orchestrator.shards import of_role
 from orchestrator.store import Store, parquet, rows
-from orchestrator.tasks import Task
+from orchestrator.tasks import Differing, Task
 from workers.ablation import folds
 from workers.actor import Replica
 from workers.messages import Batch, CellAnswer, CellOrder, ModelRef
@@ -143,8 +143,8 @@ class Cases:
     def _compare(self, task: Task, results: pa.Table) -> None:
         """Raise unless the answers that are there already are these (law 4)."""
         if not self.store.table(task.file).equals(results):
-            raise RuntimeError(
-                f"{self.store.path(task.file)} holds other answers to the same cells than were"
+            raise Differing(
+                f"{self.store.where(task.file)} holds other answers to the same cells than were"
                 " computed now; one of them is wrong. Delete it and its twin under executions/ to"
                 " have them computed again, and look at what differs between the two machines"
             )

@@ -8,19 +8,21 @@ name the same cell.
 
 A cell is named by the recipe of everything that changes its answer (law 3) and
 by nothing else: no device, no worker, no position in a list.
+
+Here is what one cell is. `orchestrator.grid` has the points of a model, `orchestrator.naming`
+names them, and `orchestrator.distinct` keeps the cells of a plan, of which there may be a
+million, as columns.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 from orchestrator import batching, rounds
 from orchestrator.arms import MethodSpec, SelectionSpec
 from orchestrator.draft import Made
-from orchestrator.held import HeldSet, scope
-from orchestrator.labels import rotated
-from orchestrator.names import canonical, name
+from orchestrator.held import UNORDERED, HeldSet, scope
 from orchestrator.spec import Spec
 from workers.messages import ModelFacts, ModelRef, Site
 from workers.selection import Chosen, Unit, chosen
@@ -87,27 +89,24 @@ class Inputs:
     values: ValuesOf
     listed: Callable[[Arm], int | None]
     """How many units a file lists in an arm's layers; None for other rules."""
+    moves: Callable[[Arm, MethodSpec], bool]
+    """Whether an arm's order or a method's values depend on what is held: on fraction and mask.
+
+    Where they do not, an arm has one order, and a method one value for each draw."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Point:
-    """One nominal point of a sweep: a row of the cells table, and its cell."""
-
-    row: Mapping[str, object]
-    cell: Cell
-
-
-def arms(spec: Spec, ref: ModelRef) -> Iterator[Arm]:
-    """Yield every arm of one model, in the order of the sweep file."""
+def rules(spec: Spec, ref: ModelRef) -> Iterator[Arm]:
+    """Yield every arm of one model but for its seed, in the order of the sweep file."""
     for sites in turned(spec, ref):
         for unit in spec.units:
             for layers in scopes(spec, ref.facts.layers):
                 for selection in spec.selections:
-                    seeds = spec.seeds.masks if selection.seeded else (None,)
-                    for seed in seeds:
-                        yield Arm(
-                            sites=sites, unit=unit, layers=layers, selection=selection, seed=seed
-                        )
+                    yield Arm(sites=sites, unit=unit, layers=layers, selection=selection, seed=None)
+
+
+def seeded(spec: Spec, arm: Arm) -> list[Arm]:
+    """Return an arm for each seed of its masks; the arm itself where its rule draws nothing."""
+    return [replace(arm, seed=s) for s in spec.seeds.masks] if arm.selection.seeded else [arm]
 
 
 def turned(spec: Spec, ref: ModelRef) -> list[tuple[Site, ...]]:
@@ -126,22 +125,19 @@ def held(
     spec: Spec, ref: ModelRef, inputs: Inputs, arm: Arm, method: MethodSpec, f: Decimal
 ) -> HeldSet | None:
     """Return what a fraction of an arm holds; None at 0, which is the unablated model."""
+    some = unordered(spec, ref, arm, f, inputs.listed(arm))
+    return some and replace(some, order=inputs.order(arm, method, some.chosen))
+
+
+def unordered(
+    spec: Spec, ref: ModelRef, arm: Arm, f: Decimal, listed: int | None
+) -> HeldSet | None:
+    """Return how much a fraction of an arm holds, whatever the order: one for all its seeds."""
     if not f:
         return None
     units = scope(ref.facts, arm.sites, arm.unit, arm.layers, spec.complement)
-    some = chosen(units, f, over=arm.selection.over, listed=inputs.listed(arm))
-    order = inputs.order(arm, method, some)
-    return HeldSet(sites=arm.sites, unit=arm.unit, scope=units, chosen=some, order=order)
-
-
-def points(spec: Spec, ref: ModelRef, inputs: Inputs) -> Iterator[Point]:
-    """Yield the nominal points of one model, in the order of the sweep file."""
-    for arm in arms(spec, ref):
-        for method in spec.methods:
-            if method.fits(ref.facts.modality):
-                for fraction in spec.fractions:
-                    for draw in draws(spec, method):
-                        yield _point(spec, ref, inputs, arm, method, fraction, draw)
+    some = chosen(units, f, over=arm.selection.over, listed=listed)
+    return HeldSet(sites=arm.sites, unit=arm.unit, scope=units, chosen=some, order=UNORDERED)
 
 
 def draws(spec: Spec, method: MethodSpec) -> Sequence[int | None]:
@@ -151,73 +147,16 @@ def draws(spec: Spec, method: MethodSpec) -> Sequence[int | None]:
     return spec.seeds.noise if method.drawn else (None,)
 
 
-def _point(
-    spec: Spec,
-    ref: ModelRef,
-    inputs: Inputs,
-    arm: Arm,
-    method: MethodSpec,
-    fraction: Decimal,
-    draw: int | None,
-) -> Point:
-    facts = ref.facts
-    some = held(spec, ref, inputs, arm, method, fraction)
-    label = f"{method.label} at {fraction}" + ("" if arm.seed is None else f", mask {arm.seed}")
-    made = cell(spec, ref, inputs, arm, method, some, draw, label)
-    units = scope(facts, arm.sites, arm.unit, arm.layers, spec.complement)
-    everywhere = len(arm.layers) == facts.layers
-    row = {
-        "model": ref.name,
-        "modality": facts.modality,
-        "data": data_of(spec, ref.name),
-        "dtype": ref.dtype,
-        "basis": rotated(ref.basis),
-        "site": "+".join(arm.sites),
-        "unit": arm.unit,
-        "layers": "all" if everywhere else ",".join(map(str, arm.layers)),
-        "complement": spec.complement,
-        "method": method.method,
-        "parameters": canonical(dict(method.parameters)),
-        "selection": arm.selection.label,
-        "fraction": float(fraction),
-        "seed": arm.seed,
-        "donor_seed": draw if method.donated else None,
-        "noise_seed": draw if method.drawn else None,
-        "masking_seed": spec.seeds.masking if facts.modality == "masked" else None,
-        "units_held": some.units if some else 0,
-        "units_total": units.total,
-        "cell": made.name,
-    }
-    return Point(row=row, cell=made)
+def recipe(
+    unablated: Mapping[str, object], method: MethodSpec, some: HeldSet, values: Values
+) -> dict[str, object]:
+    """Return the recipe of the cell that holds some units, given that of the unablated model's.
 
-
-def cell(
-    spec: Spec,
-    ref: ModelRef,
-    inputs: Inputs,
-    arm: Arm,
-    method: MethodSpec,
-    some: HeldSet | None,
-    draw: int | None,
-    label: str,
-) -> Cell:
-    """Return the cell that holds some units by a method; the unablated model where none."""
-    after: list[Made] = [inputs.data]
-    arguments: dict[str, Any] = {}
-    recipe = bare(spec, ref, inputs.data)
-    if some is not None and some.units:
-        values = inputs.values(arm, method, some, draw)
-        recipe |= {"held": some.recipe, "values": values.recipe, **asked(method)}
-        arguments = {**some.arguments, "value": values.arguments, "share": method.share}
-        arguments["method"] = method.label
-        after += [*some.after, *values.after]
-    return Cell(
-        name=name("cell", recipe),
-        ref=ref,
-        label=f"{ref.name} {label}",
-        after=tuple(dict.fromkeys(made.file for made in after)),
-        arguments=arguments,
-    )
+    `orchestrator.naming` writes the same down for many cells at once.
+    """
+    if not some.units:
+        return dict(unablated)
+    return {**unablated, "held": some.recipe, "values": values.recipe, **asked(method)}
 
 
 def asked(method: MethodSpec) -> dict[str, object]:

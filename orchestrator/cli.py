@@ -2,10 +2,12 @@
 
 Exit codes: 0 all done · 1 some tasks failed, the rest is there · 2 the sweep or
 the command is wrong · 3 the cluster cannot hold the plan · 4 the run folder is
-locked, unwritable or full · 70 our own error · 130 and 143 interrupted; run the
-same command again to go on.
+another driver's, unwritable or full · 70 our own error · 130 and 143
+interrupted; run the same command again to go on.
 """
 
+import json
+import shlex
 import signal
 import sys
 import time
@@ -24,9 +26,12 @@ from rich.markup import escape
 
 from orchestrator import budget as budgeting
 from orchestrator import printing
+from orchestrator.buckets import DifferingAnswersError
 from orchestrator.mistakes import SpecError
 from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
+from orchestrator.scratch import ScratchError
+from orchestrator.standing import status_table
 from orchestrator.status import status as status_of
 from orchestrator.store import Store, StoreError
 from orchestrator.tasks import Failure
@@ -43,8 +48,11 @@ out = Console()
 err = Console(stderr=True)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A sweep file (YAML).")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
-Out = Annotated[str | None, typer.Option("--out", help="Run folder; runs/NAME if not given.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or its URI.")]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", help="Run folder, or a URI (s3://…); runs/NAME if not given."),
+]
 Address = Annotated[
     str | None, typer.Option(help="A Ray cluster; one is started here if not given.")
 ]
@@ -67,8 +75,10 @@ def plan(
 
     made = sweep.plan(spec, plugins=plugin or ())
     needs = budgeting.budget(made)
-    if as_json:
+    if as_json and out.is_terminal:
         out.print_json(data=_plan_json(made, needs))
+    elif as_json:  # colours take minutes for a million cells
+        json.dump(_plan_json(made, needs), sys.stdout, indent=2)
     else:
         printing.plan_table(out, made, needs)
         out.print("\nThe sweep with every default filled in:\n")
@@ -99,7 +109,7 @@ def run(
         local=local,
         plugins=plugin or (),
     )
-    store = Store(ended.run)
+    store = Store.of(ended.run)
     tables = [results.table(store, kind).collect() for kind in ("cells", "summary", "curves")]
     for part in printing.summary_tables(*tables):
         out.print(part)
@@ -116,7 +126,7 @@ def run(
         f"{printing.fetched(ended.fetched)} Tables: {ended.run}   Report: {ended.page}",
         soft_wrap=True,
     )
-    _end(ended.run, ended.failures)
+    _end(store, ended.failures)
 
 
 @app.command()
@@ -134,23 +144,24 @@ def collect(
     ended = sweep.collect(
         spec, out=where, address=address, workers=workers, local=local, plugins=plugin or ()
     )
-    for table in printing.statistics_tables(results.table(Store(ended.run), "statistics")):
+    store = Store.of(ended.run)
+    for table in printing.statistics_tables(results.table(store, "statistics")):
         out.print(table)
         out.print()
     out.print(
         f"{ended.computed:,} tasks done now, {ended.found:,} found in the run folder."
-        f"{printing.fetched(ended.fetched)} Tables: {ended.run / 'statistics'}",
+        f"{printing.fetched(ended.fetched)} Tables: {store.where('statistics')}",
         soft_wrap=True,
     )
-    _end(ended.run, ended.failures)
+    _end(store, ended.failures)
 
 
-def _end(run: Path, failures: Sequence[Failure]) -> None:
+def _end(store: Store, failures: Sequence[Failure]) -> None:
     """Tell what failed, and end the command with its code."""
     for failure in failures:
         said = (
             f"{failure.label}: {failure.error} ({failure.blocked} tasks not tried because of it);"
-            f" details in {run / failure.record}"
+            f" details in {store.where(failure.record)}; by hand: {failure.command}"
         )
         err.print("[red]failed[/] " + escape(said), soft_wrap=True)
     raise typer.Exit(1 if failures else 0)
@@ -168,15 +179,13 @@ def status(
         out.print_json(data=asdict(found))
         return
     if watch:
-        with Live(printing.status_table(found), console=out) as live:
-            while not found.finished and found.driver is not None:
+        with Live(status_table(found), console=out) as live:
+            while not found.finished and found.holder is not None:
                 time.sleep(2)
                 found = status_of(run)
-                live.update(printing.status_table(found))
+                live.update(status_table(found))
         return
-    out.print(printing.status_table(found))
-    for failure in found.failures:
-        out.print("[red]failed[/] " + escape(failure), soft_wrap=True)
+    out.print(status_table(found), soft_wrap=True)  # so that a command stays one line
 
 
 @app.command()
@@ -186,18 +195,17 @@ def report(run: Run) -> None:
     from orchestrator.report import report as write
 
     status_of(run)  # refuses what is no run
-    store = Store(run.absolute())
+    store = Store.of(run)
     results.aggregated(store, results.declared(store), results.metrics(store))
-    out.print(write(store.root), soft_wrap=True)
+    write(store)
+    out.print(store.where("report/index.html"), soft_wrap=True)
 
 
 def _plan_json(made: Plan, needs: budgeting.Budget) -> dict[str, object]:
     return {
         "spec": resolved(made.spec),
         "points": len(made.rows),
-        "cells": [
-            {"name": c.name, "model": c.model, "label": c.label} for c in made.cells.values()
-        ],
+        "cells": made.cells.table().to_pylist(),
         "tasks": [
             {"name": t.name, "stage": t.stage, "kind": t.kind, "label": t.label, "file": t.file}
             for t in made.tasks
@@ -211,6 +219,11 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+def _same() -> str:
+    """Return the command that this process was started with."""
+    return shlex.join(["peaksweep", *sys.argv[1:]])
+
+
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     """Turn what goes wrong into a sentence and an exit code."""
@@ -222,12 +235,19 @@ def _exit_codes() -> Iterator[None]:
     except PoolError as error:
         err.print(f"The cluster cannot hold the plan: {error}", markup=False, soft_wrap=True)
         sys.exit(3)
-    except StoreError as error:
+    except (StoreError, ScratchError) as error:
         err.print(str(error), markup=False, soft_wrap=True)
         sys.exit(4)
+    except DifferingAnswersError as error:
+        err.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(1)
     except SystemExit as error:
         if error.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            err.print("Interrupted. Nothing is lost: run the same command again to go on.")
+            err.print(
+                f"Interrupted. Nothing is lost: to go on, run the same again: {_same()}",
+                markup=False,
+                soft_wrap=True,
+            )
         raise
     except Exception:
         err.print(traceback.format_exc(), markup=False, highlight=False)

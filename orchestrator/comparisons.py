@@ -36,6 +36,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orchestrator import scratch
 from orchestrator.answers import Answers, Integers
 from orchestrator.extents import layers, worth
 from orchestrator.groups import Curve
@@ -148,14 +149,15 @@ def _paired(curves: Sequence[Curve]) -> list[Integers]:
     if not drawn:
         return [c.rows_MPD for c in curves]
     common = sorted(set.intersection(*drawn), key=lambda seed: (seed is not None, seed))
-    return [
-        c.rows_MPD[
-            np.zeros(len(common), dtype=np.int64)
-            if list(c.seeds) == [None]
-            else np.array([c.seeds.index(seed) for seed in common], dtype=np.int64)
-        ]
-        for c in curves
-    ]
+    return [c.rows_MPD[_masks(c, common)] for c in curves]
+
+
+def _masks(curve: Curve, seeds: Sequence[int | None]) -> Integers:
+    """Return which of the curve's masks have these seeds; its only one for all if it draws none."""
+    if list(curve.seeds) == [None]:
+        return np.zeros(len(seeds), dtype=np.int64)
+    place = {seed: i for i, seed in enumerate(curve.seeds)}
+    return np.array([place[seed] for seed in seeds], dtype=np.int64)
 
 
 def _step(
@@ -224,17 +226,27 @@ def levels(
 ) -> Sample:
     """Return one curve's number per mask, less a row's if `base`, on what all curves have read."""
     measure, extents_MK = found.measures[metric], common(found, step, base)
-    extents_MKD = extents_MK[..., None]
-    value_MKD, residuals_MKDG = measure.at(step.rows[curve], extents_MKD)
-    if base is not None:
-        # Before any mean, so that a row differs from itself by exactly nothing.
-        base_value, base_residuals = measure.at(np.full_like(extents_MKD, base), extents_MKD)
-        value_MKD = value_MKD - base_value
-        residuals_MKDG = residuals_MKDG - base_residuals
-    residuals_MKG = residuals_MKDG.mean(axis=2)
+    rows_MKD = step.rows[curve]
+    masks, points, draws = rows_MKD.shape
+    documents = len(measure.round_G)
+    value_MKD, residuals_MG = np.empty(rows_MKD.shape), np.empty((masks, documents))
+    # Some masks at a time, so that there is never a number per point and document of all of them.
+    size = max(1, scratch.BLOCK // max(points * draws * documents, 1))
+    for start in range(0, masks, size):
+        some = slice(start, start + size)
+        extents_XKD = extents_MK[some, :, None]
+        value_XKD, residuals_XKDG = measure.at(rows_MKD[some], extents_XKD)
+        if base is not None:
+            # Before any mean, so that a row differs from itself by exactly nothing.
+            base_value, base_residuals = measure.at(np.full_like(extents_XKD, base), extents_XKD)
+            value_XKD = value_XKD - base_value
+            residuals_XKDG = residuals_XKDG - base_residuals
+        value_MKD[some] = value_XKD
+        residuals_XKG = residuals_XKDG.mean(axis=2)
+        residuals_MG[some] = np.einsum("mkg,k->mg", residuals_XKG, step.weights_K)
     return Sample(
         value_M=value_MKD.mean(axis=2) @ step.weights_K,
-        residuals_MG=np.einsum("mkg,k->mg", residuals_MKG, step.weights_K),
+        residuals_MG=residuals_MG,
         layer_G=layers(measure.round_G, extents_MK),
     )
 

@@ -26,7 +26,7 @@ masks the p that is adjusted is larger than `p` (`orchestrator.adjust.cautious`)
 two sides hold different shares has a reason and no number, and is not counted as a test.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -98,11 +98,22 @@ def contrasts(
     `documents_bytes` is that of the summary. Raises DifferingAnswersError, UnknownMetricError.
     """
     points = nominal(cells)
+    every = answers(points, results, documents_bytes, [*metrics, "ce"])
+    return contrasted(points, every, declared, metrics)
+
+
+def contrasted(
+    points: pl.DataFrame,
+    every: Iterable[Answers],
+    declared: Sequence[tuple[str, str]],
+    metrics: Sequence[str],
+) -> pl.DataFrame:
+    """Return the contrasts of answers that are there, cross-entropy among them."""
     found: list[Row] = []
-    for here in answers(points, results, documents_bytes, [*metrics, "ce"]):
+    for here in every:
         found += _rows(here, list(groups(points, here)), declared, list(dict.fromkeys(metrics)))
-    every = stacked([estimate for _, estimate in found])
-    numbers = {"estimate": every.value, "low": every.low, "high": every.high, "p": every.p}
+    made = stacked([estimate for _, estimate in found])
+    numbers = {"estimate": made.value, "low": made.low, "high": made.high, "p": made.p}
     keys = {k: v for k, v in SCHEMA.items() if k not in _NUMBERS}
     frame = pl.DataFrame([key for key, _ in found], schema=keys)
     frame = frame.hstack(pl.DataFrame(numbers)).fill_nan(None)

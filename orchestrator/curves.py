@@ -17,7 +17,8 @@ points and masks may have read others (`orchestrator.comparisons`).
 Shapes: M masks, P points, G documents.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -50,6 +51,32 @@ _AREAS = pl.Schema(
 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """What a curve needs of one of its points."""
+
+    step: Step
+    mean: Estimate
+    """The mean over masks."""
+    value_M: Floats
+    """Each mask's number."""
+    residuals_G: Floats
+    """Each document's share of the mean's error."""
+    worth: float
+    """How many documents the mean is worth."""
+
+    @classmethod
+    def of(cls, sample: Sample, step: Step) -> "Point":
+        """Return what is needed of a sample."""
+        return cls(
+            step=step,
+            mean=sample.mean,
+            value_M=sample.value_M,
+            residuals_G=sample.residuals_MG.mean(axis=0),
+            worth=sample.worth,
+        )
+
+
 def curves(
     cells: pl.LazyFrame,
     results: pl.LazyFrame,
@@ -64,21 +91,31 @@ def curves(
     draws behind the simultaneous bands. `documents_bytes` is that of the summary. Raises
     DifferingAnswersError, UnknownMetricError.
     """
+    points = nominal(cells)
+    return curved(points, answers(points, results, documents_bytes, metrics), metrics, seed)
+
+
+def curved(
+    points: pl.DataFrame, every: Iterable[Answers], metrics: Sequence[str], seed: int = 0
+) -> pl.DataFrame:
+    """Return the curves of answers that are there."""
     keys: list[dict[str, object]] = []
     found: list[Estimate] = []
     wanted: list[float] = []
-    for here, group, curve in _every(cells, results, documents_bytes, metrics):
-        points = [step for step in steps(curve) if step.share is not None]
+    for here, group, curve in _every(points, every):
+        at = [step for step in steps(curve) if step.share is not None]
         for metric in _applying(here, metrics):
             for name, base in _changes(group, metric):
-                numbers = [levels(here, metric, step, base=base) for step in points]
+                # Of a point's numbers per mask and document the mean is kept: there may be many.
+                numbers = [Point.of(levels(here, metric, step, base=base), step) for step in at]
                 if not numbers:
                     continue
-                level = joint_level(*_shares(points, numbers, len(curve.seeds)), seed=seed)
-                for step, sample in zip(points, numbers, strict=True):
-                    key = _key(group, curve, name, step, sample) | {"held_share": step.share}
+                level = joint_level(*_shares(numbers, len(curve.seeds)), seed=seed)
+                for point in numbers:
+                    key = _key(group, curve, name, point.step, point.value_M)
+                    key |= {"held_share": point.step.share}
                     keys += [key | {"band": b} for b in ("pointwise", "simultaneous")]
-                    found += [sample.mean] * 2
+                    found += [point.mean] * 2
                     wanted += [LEVEL, float(level)]
     return _table(keys, found, np.array(wanted), _CURVES, "mean")
 
@@ -96,16 +133,24 @@ def areas(
     any of these. Of `to_share` below 1, say so beside the
     number. Raises DifferingAnswersError, UnknownMetricError.
     """
+    points = nominal(cells)
+    return enclosed(points, answers(points, results, documents_bytes, metrics), metrics)
+
+
+def enclosed(
+    points: pl.DataFrame, every: Iterable[Answers], metrics: Sequence[str]
+) -> pl.DataFrame:
+    """Return the areas of answers that are there."""
     keys: list[dict[str, object]] = []
     found: list[Estimate] = []
-    for here, group, curve in _every(cells, results, documents_bytes, metrics):
+    for here, group, curve in _every(points, every):
         for step in steps(curve):
             if step.share is not None:
                 continue
             for metric in _applying(here, metrics):
                 for name, base in _changes(group, metric):
                     sample = levels(here, metric, step, base=base)
-                    key = _key(group, curve, name, step, sample)
+                    key = _key(group, curve, name, step, sample.value_M)
                     key |= dict(zip(("from_share", "to_share"), step.span, strict=True))
                     keys.append(key | {"documents": documents(here, metric, step, base)})
                     found.append(sample.mean)
@@ -113,13 +158,9 @@ def areas(
 
 
 def _every(
-    cells: pl.LazyFrame,
-    results: pl.LazyFrame,
-    documents_bytes: pl.LazyFrame | None,
-    metrics: Sequence[str],
+    points: pl.DataFrame, every: Iterable[Answers]
 ) -> Iterator[tuple[Answers, Group, Curve]]:
-    points = nominal(cells)
-    for here in answers(points, results, documents_bytes, metrics):
+    for here in every:
         for group in groups(points, here):
             for curve in group.curves:
                 yield here, group, curve
@@ -135,21 +176,22 @@ def _changes(group: Group, metric: str) -> list[tuple[str, int | None]]:
     return [level] if group.baseline < 0 else [level, (f"d_{metric}", group.baseline)]
 
 
-def _shares(points: Sequence[Step], numbers: Sequence[Sample], masks: int) -> tuple[Floats, Floats]:
+def _shares(points: Sequence[Point], masks: int) -> tuple[Floats, Floats]:
     """Return each document's share of each point's error, (P, G), and each mask's, (P, M)."""
-    residuals_PG = np.array([sample.residuals_MG.mean(axis=0) for sample in numbers])
+    residuals_PG = np.array([point.residuals_G for point in points])
     masks_PM = np.zeros((len(points), masks))
-    for p, (step, sample) in enumerate(zip(points, numbers, strict=True)):
+    for p, point in enumerate(points):
+        step, value_M = point.step, point.value_M
         if step.masks > 1:
             scale = (step.masks * (step.masks - 1)) ** 0.5
-            masks_PM[p, step.masks_M] = (sample.value_M - sample.value_M.mean()) / scale
-    counts = [sample.worth for sample in numbers]
+            masks_PM[p, step.masks_M] = (value_M - value_M.mean()) / scale
+    counts = [point.worth for point in points]
     scale_P = np.array([(n / (n - 1)) ** 0.5 if n > 1 else np.nan for n in counts])
     return residuals_PG * scale_P[:, None], masks_PM
 
 
-def _key(group: Group, curve: Curve, metric: str, step: Step, sample: Sample) -> dict[str, object]:
-    sd = float(sample.value_M.std(ddof=1)) if step.masks > 1 else None
+def _key(group: Group, curve: Curve, metric: str, step: Step, value_M: Floats) -> dict[str, object]:
+    sd = float(value_M.std(ddof=1)) if step.masks > 1 else None
     name = {"method": curve.method, "parameters": curve.parameters, "metric": metric}
     return {**group.keys, **name, "sd_masks": sd, "masks": step.masks}
 

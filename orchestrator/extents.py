@@ -12,7 +12,8 @@ that only one side saw would be a difference of documents too. A document outsid
 residual 0: it says nothing there.
 
 Where all cells have read everything nothing is made anew, and the sums that would be needed
-for it are not kept.
+for it are not kept. What there is per cell and document, residuals and sums, may be more than
+fits into memory: it is a `scratch.Matrix`, of which as many rows are read as are asked for.
 
 A mean over masks, or an area over fractions, may be made of parts that read different numbers
 of documents. These are nested: a first layer that all parts read, a next one that some did.
@@ -42,6 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.intervals import Floats, ratios
+from orchestrator.scratch import Matrix
 
 Integers = NDArray[np.int64]
 
@@ -52,13 +54,15 @@ class Measure:
 
     level_C: Floats
     """Each cell's level, over all of its documents; in the metric's unit."""
-    residuals_CG: Floats
+    squares_C: Floats
+    """Sum of the squares of each cell's residuals."""
+    residuals_CG: Matrix
     """Each document's share of that level's error; 0 of a document that the cell did not see."""
     round_G: Integers
     """In which round a document is visited, from 0 on."""
     exponential: bool
     """Whether a level is the exponential of the ratio of its sums."""
-    sums: tuple[Floats, Floats] | None
+    sums: tuple[Matrix, Matrix] | None
     """Each cell's sums over each document, (C, G), that levels are ratios of; None where all cells
     have read everything."""
 
@@ -89,27 +93,46 @@ class Measure:
 
 
 def measure(
-    over_CG: Floats, under_CG: Floats, round_G: Integers, *, alike: bool, exponential: bool
+    over: Matrix | Floats,
+    under: Matrix | Floats,
+    round_G: Integers,
+    *,
+    alike: bool,
+    exponential: bool,
 ) -> Measure:
-    """Return the metric that is Σ over / Σ under; `alike` says that all have read everything."""
-    level_C, residuals_CG = _levels(over_CG, under_CG, exponential)
+    """Return the metric that is Σ over / Σ under; `alike` says that all have read everything.
+
+    Both are (C, G), and are read block by block. Residuals go where these lie: to memory or a file.
+    """
+    over, under = (x if isinstance(x, Matrix) else Matrix.of(x) for x in (over, under))
+    level_C, squares_C = np.empty(over.rows), np.empty(over.rows)
+    residuals_CG = Matrix(over.rows, over.columns, filed=over.filed)
+    for at in over.blocks():
+        level_C[at], block_XG = _levels(over[at], under[at], exponential)
+        squares_C[at] = np.square(block_XG).sum(axis=-1)
+        residuals_CG.write(int(at[0]), block_XG)
     return Measure(
         level_C=level_C,
+        squares_C=squares_C,
         residuals_CG=residuals_CG,
         round_G=round_G,
         exponential=exponential,
-        sums=None if alike else (over_CG, under_CG),
+        sums=None if alike else (over, under),
     )
 
 
-def extents(cell_R: Integers, round_R: Integers) -> Integers:
-    """Return how many first rounds each cell has answered whole, (C,).
+def counted(cell_R: Integers, round_R: Integers) -> Integers:
+    """Return how many sequences each cell has in each round, (C, K)."""
+    shape = int(cell_R.max()) + 1, int(round_R.max()) + 1
+    counts_CK = np.bincount(cell_R * shape[1] + round_R, minlength=shape[0] * shape[1])
+    return np.asarray(counts_CK, dtype=np.int64).reshape(shape)
+
+
+def extents(counts_CK: Integers) -> Integers:
+    """Return how many first rounds each cell has answered whole, (C,), from its sequences in each.
 
     A round is whole with as many sequences as any of the cells has there.
     """
-    shape = int(cell_R.max()) + 1, int(round_R.max()) + 1
-    counts_CK = np.bincount(cell_R * shape[1] + round_R, minlength=shape[0] * shape[1])
-    counts_CK = counts_CK.reshape(shape)
     whole_CK = counts_CK == counts_CK.max(axis=0)
     return np.asarray(np.cumprod(whole_CK, axis=1).sum(axis=1), dtype=np.int64)
 

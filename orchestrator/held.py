@@ -14,6 +14,9 @@ from orchestrator.draft import Made
 from workers.messages import ModelFacts, Site
 from workers.selection import Chosen, Scope, Unit
 
+UNORDERED = Made(name="\0order", file="\0order")
+"""Stands for an order that is not known yet; no name or file has its first character."""
+
 
 def scope(
     facts: ModelFacts, sites: Sequence[Site], unit: Unit, layers: Sequence[int], complement: bool

@@ -43,9 +43,12 @@ def folder(model: str, *, revision: str | None, base: Path, fetch: bool = False)
             known = ", ".join(f"zoo:{n}" for n in zoo.NAMES)
             raise ModelError(f"there is no bundled model {model!r}. Known: {known}")
         return zoo.folder(name)
-    path = (base / Path(model).expanduser()).absolute()
-    if path.is_dir():
-        return path
+    try:
+        path = (base / Path(model).expanduser()).absolute()
+        if path.is_dir():
+            return path
+    except (OSError, ValueError, RuntimeError) as error:  # too long, not allowed, no such user
+        raise ModelError(f"{model!r} cannot be looked for ({error}); give a folder") from None
     looks_local = model.startswith((".", "/", "~")) or model.count("/") != 1
     if looks_local:
         raise ModelError(f"there is no folder {path}; paths are relative to the sweep file")
@@ -88,10 +91,19 @@ def facts(folders: Sequence[Path]) -> list[ModelFacts | ModelError]:
 
 
 def _read(folders: Sequence[Path]) -> list[ModelFacts | ModelError]:
+    """Return the facts of folders, read in a process of its own that a folder may bring down."""
     command = [sys.executable, "-m", "workers.loading", *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0 and len(folders) > 1:  # one by one, to know which it was
+        return [answer for one in folders for answer in _read([one])]
     if done.returncode != 0:
-        raise RuntimeError(f"reading the models' facts failed:\n{done.stderr[-4000:]}")
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return [
+            ModelError(
+                f"reading {folders[0]} ended the process that did (exit code {done.returncode}:"
+                f" {last[:500]}); check its files against their source"
+            )
+        ]
     answers = json.loads(done.stdout.strip().splitlines()[-1])
     return [ModelError(a["error"]) if "error" in a else _facts(a) for a in answers]
 

@@ -127,11 +127,15 @@ def clustered(
     `residuals_G` is (..., G), 0 for a document that a cell did not see; `documents` (...) counts
     those it did. One document says nothing of others: its variance is NaN.
     """
+    return of_squares(value, np.square(residuals_G).sum(axis=-1), documents)
+
+
+def of_squares(value: Floats, squares: Floats, documents: Floats | NDArray[np.int64]) -> Estimate:
+    """Return what `clustered` does from sums over documents of squared residuals, (...)."""
     degrees = np.asarray(documents, dtype=np.float64) - 1
     with np.errstate(invalid="ignore", divide="ignore"):
         scale = np.where(degrees > 0, (degrees + 1) / degrees, np.nan)
-    variance = scale * np.square(residuals_G).sum(axis=-1)
-    return Estimate(value=value, variance=variance, degrees=degrees)
+    return Estimate(value=value, variance=scale * squares, degrees=degrees)
 
 
 def crossed(value_M: Floats, residuals_MG: Floats, documents: float | None = None) -> Estimate:

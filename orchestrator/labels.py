@@ -13,15 +13,15 @@ _USUAL = {"estimator": "smooth", "source": "dataset", "scope": "cell"}
 """Values that a label leaves out."""
 _ORDER = ("by", "estimator", "q", "source", "drawn", "donor", "behaviour", "scope", "first")
 """Parameters that come first, in this order; the others follow in that of the alphabet."""
+_RANK = {key: i for i, key in enumerate(_ORDER)}
 _PLAIN = (*_ORDER, "over", "again")
 """Parameters of ours whose value says by itself what it is; all others stand with their key."""
 
 
 def label(name: str, parameters: Mapping[str, object]) -> str:
     """Return a name with the values of its parameters in brackets, if any."""
-    rank = {key: i for i, key in enumerate(_ORDER)}
     # In `peak(paper, position)` the estimator comes first.
-    keys = sorted(parameters, key=lambda k: (k == "by" and name != "score", rank.get(k, 99), k))
+    keys = sorted(parameters, key=lambda k: (k == "by" and name != "score", _RANK.get(k, 99), k))
     said = [_said(key, parameters[key]) for key in keys if _USUAL.get(key) != parameters[key]]
     return f"{name}({', '.join(said)})" if said else name
 

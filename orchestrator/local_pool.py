@@ -16,7 +16,7 @@ from orchestrator import stages
 from orchestrator.host import Host
 from orchestrator.pool import Done, Event, Lost, PoolError, Raised, Ready
 from orchestrator.store import Store, StoreError
-from orchestrator.tasks import Task
+from orchestrator.tasks import Differing, Task
 from workers.messages import ModelRef
 
 
@@ -60,6 +60,10 @@ class LocalPool:
     def stop(self, worker: int) -> None:
         """Nothing to end: the process is this one."""
 
+    def says(self) -> str:
+        """Return what there is: this process."""
+        return "There is one worker, this process."
+
     def close(self) -> None:
         """Forget what is queued."""
         self._queue.clear()
@@ -70,8 +74,14 @@ def _attempt(worker: int | None, task: Task, act: Callable[[], dict[str, object]
         return Done(worker=worker, task=task, summary=act())
     except Exception as error:  # whatever a task raises is its failure, not ours
         text = "".join(traceback.format_exception(error))
-        storage = isinstance(error, StoreError)
-        return Raised(worker=worker, task=task, error=repr(error), traceback=text, storage=storage)
+        return Raised(
+            worker=worker,
+            task=task,
+            error=repr(error),
+            traceback=text,
+            storage=isinstance(error, StoreError),
+            differs=isinstance(error, Differing),
+        )
 
 
 def machine() -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 A mistake has a path into the file and a message that says what was found, what
 was expected and what to do. They are collected, never first-wins: a `SpecError`
-carries all that could be found in one look.
+carries all that could be found in one look. What was found may be anything, so
+a message is cut in its middle where it is long, and says odd characters by number.
 """
 
 import difflib
@@ -11,6 +12,11 @@ from dataclasses import dataclass
 from typing import Annotated, get_args, get_origin
 
 from pydantic import BaseModel
+
+LONGEST = 1000
+"""Characters of a message; the file has the rest."""
+MOST = 100
+"""Mistakes that are told one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +27,11 @@ class Mistake:
     """Where, for example `models[1].dtype`; empty for the file as a whole."""
     message: str
     """What was found, what was expected and what to do."""
+
+    def __post_init__(self) -> None:
+        """Keep what can be printed, and the start and the end of what is long."""
+        object.__setattr__(self, "path", _printable(self.path))
+        object.__setattr__(self, "message", _printable(self.message))
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
@@ -33,7 +44,16 @@ class SpecError(ValueError):
         """Keep the mistakes in the order of the file."""
         self.mistakes = mistakes
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__(f"{count} in the sweep:\n" + "\n".join(f"  {m}" for m in mistakes))
+        lines = [f"  {m}" for m in mistakes[:MOST]]
+        if len(mistakes) > MOST:
+            lines.append(f"  … and {len(mistakes) - MOST:,} more")
+        super().__init__(f"{count} in the sweep:\n" + "\n".join(lines))
+
+
+def _printable(text: str) -> str:
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST * 2 // 3]} … {text[-LONGEST // 3 :]}"
+    return text.encode("utf-8", "backslashreplace").decode()  # halves of a pair cannot be printed
 
 
 def not_yet(what: str, instead: str) -> ValueError:

@@ -45,7 +45,7 @@ def fractions(value: object) -> object:
 def _decimal(value: object) -> Decimal:
     if isinstance(value, Decimal):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
         raise ValueError(f"found {value!r}, expected a number between 0 and 1")
     return Decimal(repr(value))  # the decimal that was written, not the binary float nearest to it
 
@@ -127,9 +127,9 @@ _ROTATE = "`{rotate: 0}`"
 
 def number_or_auto(value: object) -> object:
     """Return a number of at least one, or `auto`."""
-    if value == "auto" or (type(value) is int and value > 0):
+    if value == "auto" or (type(value) is int and 0 < value <= LARGEST_SEED):
         return value
-    raise ValueError(f"found {value!r}, expected a number of at least 1, or `auto`")
+    raise ValueError(f"found {value!r}, expected a number from 1 to 2^63 - 1, or `auto`")
 
 
 def model(value: object) -> object:

@@ -1,7 +1,7 @@
 """Notes: what a reader of the numbers must be told, in sentences.
 
 Few documents, or masks; points answered in part, or over fewer documents than there are;
-positions without a loss; areas that are mostly
+positions without a loss, and cells without any; areas that are mostly
 a straight line between two points; and, where a sweep turned the axes of its heads, whether the
 turned model is the same model and whether what peaks do hangs on the axes.
 
@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import polars as pl
 
-from orchestrator.answers import RESULTS, distinct
+from orchestrator import scratch
+from orchestrator.buckets import typed
 from orchestrator.contrasts import AXES
 from orchestrator.groups import GROUP
 from orchestrator.intervals import FEW_CLUSTERS, FEW_MASKS
@@ -36,9 +37,9 @@ def notes(
     Given the results, also of positions without a loss; given the contrasts, also of few masks
     behind what was declared, and of what the bases say of peaks.
     """
-    nan = pl.DataFrame(schema=RESULTS)
+    nan = pl.DataFrame(schema={"cell": pl.String, "nan": pl.Int64})
     if results is not None:
-        nan = distinct(results).filter(pl.col("nan") > 0).collect()
+        nan = _lost(results)
     said = []
     for (model, data), rows in summary.group_by("model", "data", maintain_order=True):
         name = f"{model} on {data}"
@@ -66,11 +67,43 @@ def notes(
                 f"{name}: the loss of {lost} scored positions, in {where} cells, is not a number;"
                 " cross-entropy leaves them out, Top-1 does not."
             )
+        said += _without(name, every)
         said += [*_baselines(name, rows), *_jumps(name, rows)]
         if contrasts is not None:
             here = contrasts.filter(pl.col("model") == model, pl.col("data") == data)
             said += [*_masks(name, here), *_peaks(name, here)]
     return said
+
+
+def _lost(results: pl.LazyFrame) -> pl.DataFrame:
+    """Return the cells with positions whose loss is not a number, and how many each has."""
+    found = typed(results).filter(pl.col("nan") > 0).select("cell", "sequence", "nan")
+    rows = int(found.select(pl.len()).collect(engine="streaming").item())
+    # Copies of an answer count once. Of many rows some cells are taken at a time.
+    parts = rows // scratch.BLOCK + 1
+    frames = [
+        found.filter(pl.col("cell").hash() % parts == part)
+        .unique()
+        .group_by("cell")
+        .agg(pl.col("nan").sum())
+        .collect(engine="streaming")
+        for part in range(parts)
+    ]
+    return pl.concat(frames)
+
+
+def _without(name: str, every: pl.DataFrame) -> Iterator[str]:
+    """Yield how many cells have no cross-entropy at all, though they have answers."""
+    none = every.filter(pl.col("ce").is_null(), pl.col("tokens") > 0)
+    if none.height:
+        first = none["cell"].sort()[0]
+        bare = none.filter(pl.col("fraction") == 0).height
+        also = ", the unablated model among them, so no change of it is known" if bare else ""
+        yield (
+            f"{name}: {none.height} cells have no cross-entropy{also}: no loss of theirs is a"
+            f" number, or their sum is not (first: {first}). They are null in the tables, and what"
+            " compares them has no number."
+        )
 
 
 def _stopped(name: str, every: pl.DataFrame, fewer: pl.DataFrame) -> Iterator[str]:

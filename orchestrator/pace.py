@@ -13,7 +13,8 @@ the end where these do not do.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 
 from orchestrator.calls import calls, rounds_of
 from orchestrator.cells import data_of
@@ -32,6 +33,8 @@ from orchestrator.stopping import (
 from orchestrator.store import Store
 from orchestrator.tasks import Task
 
+_NONE: frozenset[int] = frozenset()
+
 
 class Pace:
     """Says what is to be evaluated: `begin`, then `more` after each call."""
@@ -40,64 +43,98 @@ class Pace:
         self,
         plan: Plan,
         store: Store,
-        answered: Mapping[str, Collection[int]],
+        answered: Mapping[str, frozenset[int]],
         files: Iterable[str],
     ) -> None:
-        """`answered` are the rounds of cells that are there, and `files` the results of them."""
+        """`answered` are the rounds of cells that are there, and `files` the results of them.
+
+        The files are looked at if the sweep asks for precision. Only then does what is kept here
+        grow with what is answered.
+        """
         self._plan, self._store = plan, store
-        self._answered = defaultdict(set, {cell: set(there) for cell, there in answered.items()})
-        self._asked: dict[str, set[int]] = defaultdict(set)
         self._rounds = {model: rounds_of(plan, ref) for model, ref in plan.models.items()}
-        self._place = {cell: i for i, cell in enumerate(plan.cells)}
-        self._unread = list(files)
         self._every: list[Company] = []
+        self._answered: dict[str, frozenset[int]] = {}
+        self._asked: dict[str, frozenset[int]] = {}
+        self._sets: dict[frozenset[int], frozenset[int]] = {}
+        self._of: dict[str, list[int]] = defaultdict(list)
+        here: Mapping[int, None] = {}
+        some: Mapping[str, Sequence[int]] = {}
         if plan.spec.precision is not None:
             self._every = companies(plan.rows, plan.spec.precise)
             self._judge = Judge(self._every, self._visits, plan.spec.precision)
-        self._of: dict[str, list[int]] = defaultdict(list)
-        for number, company in enumerate(self._every):
-            for cell in company.cells:
-                self._of[cell].append(number)
-        here = dict.fromkeys(n for cell in plan.cells for n in self._of.get(cell, ()))
-        self._left = self._lacking(here, left_out(plan.cells, self._every))
+            self._answered |= answered
+            self._unread = list(files)
+            for number, company in enumerate(self._every):
+                for cell in company.cells:
+                    self._of[cell].append(number)
+            here = dict.fromkeys(n for cell in plan.cells for n in self._of.get(cell, ()))
+            some = self._lacking(here)
+        self._left = {**some, **self._ends(answered)}
+        if some:  # in the order of the sweep file, which is that of the ends alone
+            order = sorted(self._left, key=plan.cells.place)
+            self._left = {cell: self._left[cell] for cell in order}
         open_ = {cell for n in here if self._extent(n) is None for cell in self._every[n].cells}
-        self.unanswered = (open_ & self._place.keys()) | self._left.keys()
+        self.unanswered = {cell for cell in open_ if cell in plan.cells} | self._left.keys()
         """Cells of the plan that are not answered far enough, to begin with."""
 
     def begin(self) -> list[Task]:
-        """Return the calls to begin with."""
-        return self._called(self._left)
+        """Return the calls to begin with; asked for once."""
+        missing, self._left = self._left, {}
+        return self._called(missing)
 
     def more(self, task: Task) -> list[Task]:
         """Return the calls that can be made now that a task is done."""
         if not self._every or not task.cells:
             return []
         for cell in task.cells:
-            self._answered[cell].update(task.arguments["asked"])
+            self._add(self._answered, cell, task.arguments["asked"])
         self._unread.append(task.file)
         touched = dict.fromkeys(n for cell in task.cells for n in self._of.get(cell, ()))
-        return self._called(self._lacking(touched, ()))
+        return self._called(self._lacking(touched))
+
+    def _add(self, of: dict[str, frozenset[int]], cell: str, rounds: Iterable[int]) -> None:
+        """Add rounds to a cell's; the same few sets serve all cells."""
+        every = of.get(cell, _NONE).union(rounds)
+        of[cell] = self._sets.setdefault(every, every)
 
     def _called(self, missing: Mapping[str, Sequence[int]]) -> list[Task]:
-        for cell, asked in missing.items():
-            self._asked[cell].update(asked)
+        if self._every:
+            for cell, asked in missing.items():
+                self._add(self._asked, cell, asked)
         return calls(self._plan, missing)
 
-    def _lacking(self, numbers: Iterable[int], ends: Iterable[str]) -> dict[str, list[int]]:
-        """Return the rounds that cells lack: of some companies now, of `ends` to the end."""
-        found: dict[str, set[int]] = defaultdict(set)
-        for cell in ends:
-            found[cell].update(range(self._rounds[self._plan.cells[cell].model]))
+    def _ends(self, answered: Mapping[str, frozenset[int]]) -> dict[str, Sequence[int]]:
+        """Return the rounds that cells of no company lack to the end, in order."""
+        lacking: dict[str, Sequence[int]] = {}
+        known: dict[tuple[str, frozenset[int]], Sequence[int]] = {}  # the same few for all cells
+        cells = self._plan.cells
+        # Cells of a model stand together; asking each for its own would take as long as the rest.
+        models = chain.from_iterable(repeat(model, n) for model, n in cells.counts.items())
+        alone = set(left_out(cells, self._every)) if self._every else cells
+        for cell, model in zip(cells, models, strict=True):
+            if cell not in alone:
+                continue
+            key = model, answered.get(cell, _NONE)
+            if key not in known:
+                known[key] = [r for r in range(self._rounds[model]) if r not in key[1]]
+            if known[key]:
+                lacking[cell] = known[key]
+        return lacking
+
+    def _lacking(self, numbers: Iterable[int]) -> dict[str, Sequence[int]]:
+        """Return the rounds that cells of some companies lack now."""
+        found: dict[str, frozenset[int]] = {}
         for number in numbers:
             for cell, rounds in self._wanted(number):
-                if cell in self._place:
-                    found[cell].update(rounds)
+                if cell in self._plan.cells:
+                    self._add(found, cell, rounds)
         lacking = {
-            cell: sorted(rounds - self._answered[cell] - self._asked[cell])
+            cell: sorted(rounds - self._answered.get(cell, _NONE) - self._asked.get(cell, _NONE))
             for cell, rounds in found.items()
         }
         # In the order of the sweep file, whichever company asked first.
-        some = sorted((cell for cell in lacking if lacking[cell]), key=self._place.__getitem__)
+        some = sorted((cell for cell in lacking if lacking[cell]), key=self._plan.cells.place)
         return {cell: lacking[cell] for cell in some}
 
     def _wanted(self, number: int) -> Iterable[tuple[str, Iterable[int]]]:
@@ -106,8 +143,8 @@ class Pace:
         if extent is not None:
             return ((cell, range(extent)) for cell in company.cells)
         done = frontier(company, self._answered)
-        behind = [cell for cell in company.decisive if done not in self._answered[cell]]
-        if not all(cell in self._place for cell in behind):  # nobody will ask them
+        behind = [cell for cell in company.decisive if done not in self._answered.get(cell, _NONE)]
+        if not all(cell in self._plan.cells for cell in behind):  # nobody will ask them
             to_the_end = range(self._rounds[company.model])
             return ((cell, to_the_end) for cell in company.cells)
         return ((cell, [done]) for cell in behind)

@@ -7,6 +7,7 @@ away, so a folder inside it would be lost with what it holds.
 import os
 from pathlib import Path
 
+from orchestrator.files import elsewhere
 from orchestrator.mistakes import Mistake, SpecError
 
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -14,21 +15,25 @@ IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def run_folder(out: str | Path | None, name: str) -> str:
-    """Return the run folder: `out`, or `runs/<name>` under the working directory.
+    """Return the run folder: `out`, also a URI, or `runs/<name>` under the working directory.
 
     Raises SpecError where a job's run folder would be thrown away with its working directory.
     """
     chosen = str(out) if out is not None else str(Path("runs") / name)
-    if "://" not in chosen:
+    if not elsewhere(chosen):
         _refuse_lost(chosen, "--out", "give --out an absolute path that all nodes share")
     return chosen
 
 
-def shared_folder(store: str, base: Path) -> Path:
+def shared_folder(store: str, base: Path) -> Path | str:
     """Return the folder of a sweep's `store`, which starts at the sweep file's folder `base`.
+
+    A URI of another place than this machine's folders is returned as it is.
 
     Raises SpecError where a job's store would be thrown away with its working directory.
     """
+    if elsewhere(store):
+        return store
     chosen = base / store.removeprefix("file://")
     _refuse_lost(str(chosen), "store", "write an absolute path that all nodes share")
     return chosen
@@ -36,6 +41,7 @@ def shared_folder(store: str, base: Path) -> Path:
 
 def _refuse_lost(chosen: str, key: str, cure: str) -> None:
     here = Path.cwd().resolve()
+    chosen = chosen.removeprefix("file://")
     if IN_JOB in os.environ and Path(chosen).resolve().is_relative_to(here):
         raise SpecError(
             [

@@ -6,17 +6,21 @@ names of what it builds on, the whole graph can be written down now and compared
 with what a run folder already has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from orchestrator import inspection, sources
-from orchestrator.cells import Cell, points
+from orchestrator.distinct import Cells
 from orchestrator.fitting import misfits
 from orchestrator.graph import Graph
+from orchestrator.grid import Grid
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.names import slug
+from orchestrator.naming import Named, named
 from orchestrator.overlap import overlaps
 from orchestrator.replacements import Replacements
 from orchestrator.sections import DataSpec, ModelSpec
@@ -37,9 +41,9 @@ class Plan:
     models: Mapping[str, ModelRef]
     tasks: tuple[Task, ...]
     """All but the evaluations, each after the tasks it needs."""
-    rows: tuple[Mapping[str, object], ...]
+    rows: pa.Table
     """The cells table: one row per nominal point."""
-    cells: Mapping[str, Cell]
+    cells: Cells
     """The distinct cells, by name, in the order of the sweep file."""
 
 
@@ -67,8 +71,7 @@ def make(
     if mistakes:
         raise SpecError(mistakes)
     tasks: dict[str, Task] = {}
-    rows: list[Mapping[str, object]] = []
-    cells: dict[str, Cell] = {}
+    every: list[Named] = []
     digests = {key: source.digest() for key, source in found.items()}
     for model in spec.models:
         assert model.data is not None
@@ -76,13 +79,17 @@ def make(
             ref = replace(refs[model.id], basis=basis)
             graph = Graph(spec, ref, model.data, base, digests, plugins or {})
             made = Replacements(graph)
-            for point in points(spec, ref, made.inputs):
-                rows.append(point.row)
-                cells.setdefault(point.cell.name, point.cell)
+            every.append(named(Grid(spec, ref, made.inputs), made.inputs))
             # What knows nothing of a model's axes is the same file in every basis.
             tasks |= {task.file: task for task in made.tasks if task.file not in tasks}
-    every = tuple(tasks.values())
-    return Plan(spec=spec, models=refs, tasks=every, rows=tuple(rows), cells=cells)
+    tables = [some.group.grid.table(pa.array(some.name_N, pa.string())) for some in every]
+    return Plan(
+        spec=spec,
+        models=refs,
+        tasks=tuple(tasks.values()),
+        rows=pa.concat_tables(tables),
+        cells=Cells.of(every),
+    )
 
 
 def _models(
@@ -223,6 +230,6 @@ def _misfit(facts: ModelFacts, data: DataSpec, source: sources.Source) -> str | 
     return None
 
 
-def with_cells(plan: Plan, cells: Mapping[str, Cell]) -> Plan:
-    """Return the plan with these cells alone."""
-    return replace(plan, cells=cells)
+def with_cells(plan: Plan, names: Iterable[str]) -> Plan:
+    """Return the plan with the cells of these names alone; its rows stay."""
+    return replace(plan, cells=plan.cells.only(names))

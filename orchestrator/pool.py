@@ -1,10 +1,10 @@
 """The pool: where tasks run, as far as the scheduler can tell.
 
-A pool has a fixed number of workers, each a process that can hold one model at
-a time, and room for some tasks that need no model. It starts what it is told to
-start and reports what happens; it decides nothing. There are two: `ray_pool` on
-a cluster, and `local_pool` in this process, which most tests use. Whatever the
-pool, the numbers are the same.
+A pool has workers, each a process that can hold one model at a time, and room for
+some tasks that need no model. How many workers there can be may change while it
+runs: machines come and go. It starts what it is told to start and reports what
+happens; it decides nothing. There are two: `ray_pool` on a cluster, and `local_pool`
+in this process, which most tests use. Whatever the pool, the numbers are the same.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,14 @@ from workers.messages import ModelRef
 
 class PoolError(RuntimeError):
     """The cluster cannot do what is asked: no such device, not enough memory, never ready."""
+
+
+def never_ready(seconds: float, said: str) -> PoolError:
+    """Return the error for a pool of which no worker was ready in so many seconds."""
+    return PoolError(
+        f"no worker was ready in {seconds:g} s. {said} Ask for less, add machines, or raise"
+        " `cluster.ready_seconds` if loading a model takes longer"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +54,10 @@ class Raised:
     traceback: str
     storage: bool = False
     """Whether the run folder could not be written: no other task will fare better."""
+    differs: bool = False
+    """Whether another answer to the same is there already (`orchestrator.tasks.Differing`)."""
+    log: str = ""
+    """Last lines that its process logged or printed before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +66,8 @@ class Lost:
 
     worker: int
     reason: str
+    memory: bool = False
+    """Whether it was ended because the machine's memory ran out."""
 
 
 Event = Ready | Done | Raised | Lost
@@ -62,10 +76,12 @@ Event = Ready | Done | Raised | Lost
 class Pool(Protocol):
     """Where tasks run. Workers are numbered from 0."""
 
-    workers: int
-    """Models that can be held at once."""
     spare: int
     """Tasks without a model that may run at once."""
+
+    @property
+    def workers(self) -> int:
+        """Models that can be held at once, as things stand; asked in every turn."""
 
     def load(self, worker: int, ref: ModelRef) -> None:
         """Have a worker load a model, in a process of its own; Ready or Lost follows."""
@@ -80,7 +96,13 @@ class Pool(Protocol):
         """Return what has happened, waiting at most so long for something to happen."""
 
     def stop(self, worker: int) -> None:
-        """End a worker's process, if it has one; what it was doing is not reported."""
+        """End a worker's process, if it has one; what it was doing is not reported.
+
+        Never waits: a process that hangs, or whose machine is silent, is stopped too.
+        """
+
+    def says(self) -> str:
+        """Return what one worker asks for, and what there is, in words."""
 
     def close(self) -> None:
         """End everything."""

@@ -1,4 +1,4 @@
-"""Printing: a plan, a status, statistics and a sweep's summary as tables on a terminal.
+"""Printing: a plan, statistics and a sweep's summary as tables on a terminal.
 
 What a terminal shows is short: of many groups of curves the first, of many contrasts the
 declared areas. The tables in the run folder have the rest, and it is said which. Every
@@ -15,13 +15,13 @@ from rich.text import Text
 
 from orchestrator import batching
 from orchestrator.aggregate import method_label
+from orchestrator.amounts import counted, duration, size
 from orchestrator.budget import Budget
 from orchestrator.calls import rounds_of
 from orchestrator.cells import data_of
 from orchestrator.groups import GROUP
 from orchestrator.plan import Plan
 from orchestrator.remarks import remarks
-from orchestrator.status import Status
 from workers.messages import ModelFacts
 
 SHARES = (0.1, 0.5, 0.9)
@@ -85,45 +85,9 @@ def _number(value: float | None, form: str, none: str = "unknown") -> str:
     return none if value is None else form.format(value)
 
 
-def counted(count: int, what: str) -> str:
-    """Return `1 mask`, `2 masks`."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
 def fetched(files: int) -> str:
     """Return a sentence on what was found in the shared store; empty if nothing was."""
     return f" {counted(files, 'file')} found in the shared store." if files else ""
-
-
-def size(count: int) -> str:
-    """Return bytes as people read them."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as people read them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def status_table(found: Status) -> Table:
-    """Return a status as a table."""
-    title = f"{found.run}: " + (
-        "finished"
-        if found.finished
-        else f"running (process {found.driver})"
-        if found.driver is not None
-        else "not running here; `peaksweep run` with the same sweep and folder goes on"
-    )
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
-    table.add_column("stage")
-    for column in ("done", "running", "missing", "failed"):
-        table.add_column(column, justify="right")
-    for stage in found.stages:
-        counts = (stage.done, stage.running, stage.missing, stage.failed)
-        table.add_row(stage.stage, *(f"{n:,}" for n in counts))
-    return table
 
 
 def statistics_tables(statistics: pl.LazyFrame) -> Iterator[Table]:

@@ -2,16 +2,19 @@
 
 On a terminal there is one bar per stage with its rate and the time it will
 take; elsewhere (a job's log, a pipe) one JSON line per event. Either way every
-event is also a line of the run folder's `events.jsonl`, which is a story for
-people: nothing is ever decided by it.
+event is also a line of the run folder's story (`orchestrator.events`).
+
+People are told first: where the disk is full, the story cannot be written, and
+that must not keep an error from being told.
 """
 
 import json
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,8 +30,12 @@ from rich.progress import (
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from orchestrator.events import BEGIN, Events
 from orchestrator.store import Store, StoreError
 from orchestrator.tasks import STAGES, Task
+
+SIZED = ("added", "started", "failed", "blocked")
+"""Events that name the cells of their task; others follow one that did."""
 
 
 class _Rate(ProgressColumn):
@@ -43,11 +50,9 @@ class Story:
     """Tells what happens, as a context manager; `listen` is the scheduler's listener."""
 
     def __init__(self, store: Store, console: Console) -> None:
-        """Tell it on a console and in a run folder."""
+        """Tell it on a console and in a run folder; raises StoreError if that is not writable."""
         self._console = console
-        self._file: TextIO = store.path("events.jsonl").open("a")
-        if self._file.tell():
-            self._file.write("\n")  # whoever wrote before may have been cut off in a line
+        self._events = Events(store)
         self._live = console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description:>9}"),
@@ -69,17 +74,21 @@ class Story:
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
-        """Stop the bars and close the file."""
+        """Stop the bars, and write what is left; an error on the way is the one that is told."""
         if self._live:
             self._progress.stop()
-        self._file.close()
+        try:
+            self._events.close()
+        except StoreError:
+            if kind is None:
+                raise
 
     def begin(self, left: Iterable[Task], done: dict[str, int]) -> None:
         """Say how much of each stage there is, and how much was there before."""
         totals = dict.fromkeys(STAGES, 0)
         for task in left:
             totals[task.stage] += _size(task)
-        self.say("begin", left=totals, found=done)
+        self.say(BEGIN, left=totals, found=done)
         if self._live:
             for stage, amount in totals.items():
                 found = done.get(stage, 0)
@@ -104,7 +113,7 @@ class Story:
             said = escape(f"{task.label}: {details.get('error')}")
             self._progress.console.print(f"[yellow]{event}[/] {said}")
         about: dict[str, object] = {"file": task.file, "stage": task.stage, "label": task.label}
-        if event == "started" and task.cells:
+        if event in SIZED and task.cells:
             about["cells"] = list(task.cells)
         self.say(event, **about, **details)
 
@@ -118,16 +127,13 @@ class Story:
             self._progress.console.print(escape(said), highlight=False, soft_wrap=True)
 
     def say(self, event: str, **details: object) -> None:
-        """Write one line of the story."""
+        """Write one line of the story; raises StoreError if that cannot be done."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **details}, default=str)
-        try:
-            self._file.write(line + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise StoreError(f"the story cannot be written: {error.strerror}") from error
         if not self._live:
-            self._console.file.write(line + "\n")
-            self._console.file.flush()
+            with suppress(OSError):  # whoever listened has gone; the run goes on
+                self._console.file.write(line + "\n")
+                self._console.file.flush()
+        self._events.write(line)
 
 
 def _size(task: Task) -> int:

@@ -5,164 +5,77 @@ actor is pinned by what it asks of Ray: with one GPU it sees that GPU and no
 other. Ray is told to restart and retry nothing: the scheduler owns that policy,
 and a second owner would do work twice.
 
+There are as many workers as fit on the machines that are alive now, so machines that
+join are used and those that leave are not waited for. Whatever Ray says of a process
+that died, a machine that left or an answer that went with it becomes an event;
+the scheduler looks for the committed file. Nothing here waits for a process that
+may never answer: one that hangs is killed from outside.
+
 Data travels as files of the run folder, and between processes only what a task
 says when it is done. So nothing fills Ray's object store, and nothing spills. A
 task without a model goes to the node that wrote most of what it reads, because
-there the files are still in memory; it goes elsewhere if that node is gone or
-has as many tasks near their files as CPUs.
-
-Without an address a cluster is started on this machine, on loopback alone and
-without a dashboard; it ends with the process. Inside a Ray job, or with an
-address, the cluster that is there is used.
+there the files are still in memory; it goes to the least busy one if that node is
+gone or has as many tasks as CPUs, and never where the same task is under way already.
 """
 
-import os
-import signal
-import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray._private import ray_constants
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator import ray_actor
 from orchestrator.budget import Demand
-from orchestrator.pool import Done, Event, Lost, PoolError, Raised, Ready
-from orchestrator.store import Store, StoreError
+from orchestrator.pool import Done, Event, Lost, Raised, Ready
+from orchestrator.ray_actor import Actor, Answer, Trouble
+from orchestrator.ray_cluster import Node, asks_and_has, killed_for_memory, nodes, signals_wait
+from orchestrator.store import Store
 from orchestrator.tasks import Task
 from workers.messages import ModelRef
 
+LOOK_SECONDS = 1.0
+"""How long a look at the cluster's nodes is believed."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Written:
-    """Where a file was written."""
-
-    node: str
-    """Ray's name of the machine."""
-    size: int
-    """Bytes."""
-
-
-Answer = tuple[dict[str, object], Written]
-"""What a process says when a task is done: its summary, and where its file was written."""
-
-
-class Actor:
-    """A host as Ray sees it. Its imports are heavy and happen in its own process."""
-
-    def __init__(self, store: Store, worker: str) -> None:
-        """Start without a model."""
-        from orchestrator.host import Host  # torch: not in the driver
-
-        self._store, self._host = store, Host(store, worker)
-
-    def load(self, ref: ModelRef) -> None:
-        """Load a model in place of the one before."""
-        self._host.load(ref)
-
-    def do(self, task: Task) -> Answer:
-        """Do a task on the loaded model."""
-        return self._host.do(task), _written(task, self._store)
-
-    def sees(self) -> dict[str, str | None]:
-        """Return what this process may use, as its environment says."""
-        names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-        return {"pid": str(os.getpid()), **{n: os.environ.get(n) for n in names}}
-
-
-def _do(task: Task, store: Store) -> Answer:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every GPU visible to a task without one
-    from orchestrator import stages
-
-    return stages.do(task, store), _written(task, store)
-
-
-def _written(task: Task, store: Store) -> Written:
-    node = ray.get_runtime_context().get_node_id()
-    return Written(node=node, size=store.path(task.file).stat().st_size)
-
-
-def homes(files: Iterable[str], written: Mapping[str, Written]) -> list[str]:
-    """Return the nodes that wrote any of these files, those that wrote most bytes first."""
-    sizes: Counter[str] = Counter()
-    for one in (written[file] for file in files if file in written):
-        sizes[one.node] += one.size
-    return sorted(sizes, key=lambda node: (-sizes[node], node))
-
-
-@contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """Be connected to a cluster: the one at `address`, the job's own, or one started here.
-
-    Raises PoolError if there is none at the address.
-    """
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    handler = signal.getsignal(signal.SIGTERM)
-    if address is None:
-        listen_on_loopback()
-        ray.init(
-            address="local", include_dashboard=False, configure_logging=False, log_to_driver=False
-        )
-    else:
-        try:
-            ray.init(address=address, configure_logging=False, log_to_driver=False)
-        except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-            raise PoolError(f"no Ray cluster answers at {address}: {error}") from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, with another exit code
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def listen_on_loopback() -> None:
-    """Have the cluster that is started next listen on 127.0.0.1 and nowhere else.
-
-    Ray listens on every interface, whatever address it is given; the switch that
-    keeps laptops from forming clusters is the only thing that changes that. It is
-    read when Ray is imported, so the constant is set too. One process, one choice.
-    """
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
-
-
-def cluster() -> dict[str, float]:
-    """Return what the connected cluster has in all: CPU, GPU, memory in bytes.
-
-    `node_memory` is that of its largest node.
-    """
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
-    total = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-    return {**total, "node_memory": max((n.get("memory", 0.0) for n in nodes), default=0.0)}
+SLICE_SECONDS = 0.2
+"""How long Ray is waited for at once; signals are heeded in between."""
 
 
 class RayPool:
     """A pool on the connected cluster."""
 
-    def __init__(self, store: Store, *, workers: int, spare: int, demand: Demand) -> None:
-        """Have `workers` actors at most, each asking for `demand`."""
-        self.workers = workers
+    def __init__(
+        self, store: Store, *, most: int | None, spare: int, demand: Demand, memory: int = 0
+    ) -> None:
+        """Have as many actors as fit, `most` at most, each asking for `demand`.
+
+        And for `memory` bytes of its machine's memory. That is Ray's bookkeeping, no limit.
+        """
         self.spare = spare
-        self._store, self._demand = store, demand
+        self._store, self._most, self._demand, self._memory = store, most, demand, memory
         self._actors: dict[int, ActorHandle[Actor]] = {}
         self._pending: dict[ray.ObjectRef[Any], tuple[int | None, Task | None]] = {}
-        self._written: dict[str, Written] = {}
-        self._cpus = {
-            n["NodeID"]: max(1, int(n["Resources"].get("CPU", 0)))
-            for n in ray.nodes()  # type: ignore[no-untyped-call]
-        }
-        self._near: dict[ray.ObjectRef[Any], str] = {}
-        """Tasks under way that were sent to a node because it wrote what they read."""
+        self._wrote: dict[str, Answer] = {}
+        self._places: dict[ray.ObjectRef[Any], str] = {}
+        """Nodes that tasks without a model were sent to, while they are under way."""
+        self._nodes: list[Node] = []
+        self._looked = -LOOK_SECONDS
         self._class = ray.remote(Actor)
         # No CPU of their own: on a small machine the actors hold them all.
-        self._task = ray.remote(num_cpus=0, max_retries=0)(_do)
+        self._task = ray.remote(num_cpus=0, max_retries=0)(ray_actor.do)
+
+    @property
+    def workers(self) -> int:
+        """Actors that fit on the nodes that are alive, and not more than were asked for."""
+        fitting = sum(node.holds(self._demand, self._memory) for node in self._alive())
+        return fitting if self._most is None else min(self._most, fitting)
+
+    def says(self) -> str:
+        """Return what one worker asks for and what each node has."""
+        return asks_and_has(self._demand, self._memory)
 
     def load(self, worker: int, ref: ModelRef) -> None:
         """Have a worker load a model, starting its actor if there is none."""
@@ -170,6 +83,7 @@ class RayPool:
             self._actors[worker] = self._class.options(  # type: ignore[assignment]
                 num_cpus=self._demand.cpus,
                 num_gpus=self._demand.gpus,
+                memory=self._memory or None,
                 max_restarts=0,
                 max_task_retries=0,
             ).remote(self._store, f"worker-{worker}")
@@ -181,22 +95,41 @@ class RayPool:
 
     def submit(self, task: Task) -> None:
         """Start a task without a model, near what it reads."""
-        nodes = homes(task.after, self._written)
-        busy = Counter(self._near.values())
-        node = next((n for n in nodes if busy[n] < self._cpus.get(n, 1)), None)
-        place: str | NodeAffinitySchedulingStrategy = "SPREAD" if nodes else "DEFAULT"
-        if node is not None:
-            place = NodeAffinitySchedulingStrategy(node, soft=True)
-        ref = self._task.options(scheduling_strategy=place).remote(task, self._store)
+        place = self._place(task)
+        near = None if place is None else NodeAffinitySchedulingStrategy(place, soft=True)
+        ref = self._task.options(scheduling_strategy=near).remote(task, self._store)
         self._pending[ref] = (None, task)
-        if node is not None:
-            self._near[ref] = node
+        if place is not None:
+            self._places[ref] = place
+
+    def _place(self, task: Task) -> str | None:
+        """Return the node for a task without a model, None if no other than Ray can say."""
+        busy = Counter(self._places.values())
+        at_it = {
+            self._places[ref]
+            for ref, (_, other) in self._pending.items()
+            if ref in self._places and other is not None and other.file == task.file
+        }
+        open_to = {n.id: n.cpus for n in self._alive() if n.id not in at_it}
+        near = [n for n in homes(task.after, self._wrote) if busy[n] < open_to.get(n, 0)]
+        return next(iter(near), min(open_to, key=lambda n: busy[n] / open_to[n], default=None))
 
     def wait(self, seconds: float) -> Sequence[Event]:
         """Return what has ended since the last call."""
         if not self._pending:
+            time.sleep(seconds)  # nothing can happen but that a machine joins
             return []
+        until = time.monotonic() + seconds
+        while True:
+            with signals_wait():
+                events = self._ended(min(SLICE_SECONDS, max(0.0, until - time.monotonic())))
+            if events or time.monotonic() >= until:
+                return events
+
+    def _ended(self, seconds: float) -> list[Event]:
         ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=seconds)
+        if not ready:
+            return []
         # Whatever else is ready comes along: a loop per event would look at all refs each time.
         more, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
         return [e for ref in dict.fromkeys([*ready, *more]) if (e := self._event(ref)) is not None]
@@ -205,40 +138,46 @@ class RayPool:
         if ref not in self._pending:  # its worker was lost a moment ago
             return None
         worker, task = self._pending.pop(ref)
-        self._near.pop(ref, None)
+        self._places.pop(ref, None)
         try:
-            answer = ray.get(ref)
-        except RayActorError as error:
-            assert worker is not None
-            return self._lost(worker, str(error).splitlines()[0])
-        except RayTaskError as error:
-            if task is None:
-                assert worker is not None
-                return self._lost(worker, repr(error.cause))
-            return Raised(
-                worker=worker,
-                task=task,
-                error=repr(error.cause),
-                traceback=str(error),
-                storage=isinstance(error.cause, StoreError),
-            )
-        except RayError as error:  # the process of a task without a model died
-            if worker is not None:
-                return self._lost(worker, str(error).splitlines()[0])
+            answer: Answer | Trouble | None = ray.get(ref)
+        except Exception as error:  # Ray's: what tasks raise comes as a value
+            return self._gone(worker, task, error)
+        if isinstance(answer, Answer):
             assert task is not None
-            return Raised(worker=None, task=task, error=repr(error), traceback=str(error))
-        if task is None:
+            if not task.cells:  # nobody reads answers but people
+                self._wrote[task.file] = answer
+            return Done(worker=worker, task=task, summary=answer.summary)
+        if answer is None:
             assert worker is not None
             return Ready(worker=worker)
-        summary, self._written[task.file] = answer
-        return Done(worker=worker, task=task, summary=summary)
+        if task is None:
+            assert worker is not None
+            self.stop(worker)
+            return Lost(worker=worker, reason=answer.error)
+        return Raised(
+            worker=worker,
+            task=task,
+            error=answer.error,
+            traceback=answer.traceback,
+            storage=answer.storage,
+            differs=answer.differs,
+            log=answer.log,
+        )
 
-    def _lost(self, worker: int, reason: str) -> Lost:
+    def _gone(self, worker: int | None, task: Task | None, error: Exception) -> Event:
+        """Tell of a process that is gone, or of an answer that cannot be had."""
+        if worker is None:
+            assert task is not None
+            return Raised(worker=None, task=task, error=why(error), traceback=str(error))
+        memory = isinstance(error, OutOfMemoryError)
+        if isinstance(error, RayActorError) and error.actor_id is not None:
+            memory = killed_for_memory(error.actor_id)
         self.stop(worker)
-        return Lost(worker=worker, reason=reason)
+        return Lost(worker=worker, reason=why(error), memory=memory)
 
     def stop(self, worker: int) -> None:
-        """Kill a worker's actor: one that is merely unavailable may still be alive."""
+        """Kill a worker's actor without waiting: one that is merely unavailable may be alive."""
         actor = self._actors.pop(worker, None)
         if actor is not None:
             ray.kill(actor)
@@ -249,7 +188,35 @@ class RayPool:
         return dict(ray.get(self._actors[worker].sees.remote()))
 
     def close(self) -> None:
-        """Kill every actor."""
+        """Kill every actor, without waiting for any."""
         for worker in list(self._actors):
             self.stop(worker)
         self._pending.clear()
+
+    def _alive(self) -> list[Node]:
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._nodes, self._looked = nodes(), time.monotonic()
+        return self._nodes
+
+
+def homes(files: Iterable[str], wrote: Mapping[str, Answer]) -> list[str]:
+    """Return the nodes that wrote any of these files, those that wrote most bytes first."""
+    sizes: Counter[str] = Counter()
+    for one in (wrote[file] for file in files if file in wrote):
+        sizes[one.node] += one.size
+    return sorted(sizes, key=lambda node: (-sizes[node], node))
+
+
+def why(error: Exception) -> str:
+    """Return in a sentence what Ray says of a process, machine or answer that is gone."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if isinstance(error, OutOfMemoryError):
+        told = next((x for x in lines if x.startswith("OOM kill reason: ")), lines[0])
+        said = f"its machine ran out of memory: {told.removeprefix('OOM kill reason: ')}"
+    elif isinstance(error, RayActorError):
+        marks = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")
+        told = " ".join(x for x in lines[1:] if not x.startswith(marks)) or lines[0]
+        said = told.partition(" Some common causes")[0]
+    else:
+        said = lines[0]
+    return f"{said} ({type(error).__name__})"

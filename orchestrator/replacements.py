@@ -10,15 +10,17 @@ its cells ask for is added as they ask.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from orchestrator import batching
 from orchestrator.arms import MethodSpec
-from orchestrator.cells import Arm, Inputs, Values, cell, held, scored
+from orchestrator.cells import Arm, Inputs, Values, bare, held, recipe, scored, seeded
 from orchestrator.chains import Chains
 from orchestrator.draft import Made, by_site
 from orchestrator.graph import Graph
 from orchestrator.held import HeldSet
 from orchestrator.labels import rotated
+from orchestrator.names import name
 from orchestrator.orders import Orders
 from orchestrator.tasks import Task
 from workers.selection import Chosen
@@ -39,6 +41,7 @@ class Replacements:
         """Start with what every sweep leaves: data, statistics and constants."""
         graph.build()
         self.graph, self.orders = graph, Orders(graph)
+        self._unablated = bare(graph.spec, graph.ref, graph.data)
         self._learned_for: dict[tuple[object, ...], Made] = {}
         """By arm, the constants that all of its held sets share."""
         self.chains = Chains(self.graph, self.orders, self._name_of)
@@ -47,6 +50,7 @@ class Replacements:
             order=self._order,
             values=self._values,
             listed=self.orders.listed,
+            moves=self._moves,
         )
 
     @property
@@ -59,16 +63,13 @@ class Replacements:
             return self.chains.link(arm, method, some).order
         return self.orders.base(arm)
 
+    def _moves(self, arm: Arm, method: MethodSpec) -> bool:
+        return method.method == "optimal" or self.chains.goes(arm, method)
+
     def _name_of(self, arm: Arm, method: MethodSpec, some: HeldSet, values: Made) -> str:
         """Return the name of the cell that holds a set at given constants."""
-
-        def given(arm: Arm, method: MethodSpec, some: HeldSet, draw: int | None) -> Values:
-            return self._constants(dict.fromkeys(some.sites, values), method)
-
-        inputs = Inputs(
-            data=self.graph.data, order=self._order, values=given, listed=self.orders.listed
-        )
-        return cell(self.graph.spec, self.graph.ref, inputs, arm, method, some, None, "").name
+        at = self._constants(dict.fromkeys(some.sites, values), method)
+        return name("cell", recipe(self._unablated, method, some, at))
 
     def _values(self, arm: Arm, method: MethodSpec, some: HeldSet, draw: int | None) -> Values:
         graph = self.graph
@@ -190,16 +191,8 @@ class Replacements:
     def _sets(self, arm: Arm, method: MethodSpec) -> list[HeldSet]:
         """Return the held sets of all fractions and masks of an arm's rule, each once."""
         graph = self.graph
-        seeds = graph.spec.seeds.masks if arm.selection.seeded else (None,)
         found: dict[str, HeldSet] = {}
-        for seed in seeds:
-            here = Arm(
-                sites=arm.sites,
-                unit=arm.unit,
-                layers=arm.layers,
-                selection=arm.selection,
-                seed=seed,
-            )
+        for here in seeded(graph.spec, replace(arm, seed=None)):
             for f in graph.spec.fractions:
                 some = held(graph.spec, graph.ref, self.inputs, here, method, f)
                 if some is not None and some.units:

@@ -6,66 +6,97 @@ another machine. What is not there yet is an empty frame with the right columns.
 
 import io
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from orchestrator import aggregate
+from orchestrator.buckets import FILE
 from orchestrator.names import data_file
 from orchestrator.pairs import Precision
+from orchestrator.seals import BLANK, KEY
 from orchestrator.sections import Scored
 from orchestrator.stopping import Visits, left_out, visits
 from orchestrator.stops import Reading, reading, stops, unfinished
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
 from orchestrator.tables import SCHEMAS
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def table(store: Store, kind: str) -> pl.LazyFrame:
-    """Return a table of the run by name: `results`, `statistics`, `cells`, …"""
+
+def table(store: Store, kind: str, *, file: str | None = None) -> pl.LazyFrame:
+    """Return a table of the run by name: `results`, `statistics`, `cells`, …
+
+    `file`: name of a column that says in which file of this machine a row stands.
+    """
     files = [kind + ".parquet"] if store.exists(kind + ".parquet") else store.files(kind)
-    files = [file for file in files if store.whole(file)]  # a copy may have been cut short
     schema = SCHEMAS.get(kind)
     empty = pl.from_arrow(schema.empty_table()) if schema is not None else pl.DataFrame()
     assert isinstance(empty, pl.DataFrame)
-    if not files:
+    paths = store.paths(files)
+    if not paths:
         return empty.lazy()
-    paths = [store.path(f) for f in files]
     # Parts of an earlier version may lack a column that others have.
     known = None if schema is None else empty.schema
-    return pl.scan_parquet(paths, schema=known, missing_columns="insert", extra_columns="ignore")
+    return pl.scan_parquet(
+        paths,
+        schema=known,
+        missing_columns="insert",
+        extra_columns="ignore",
+        include_file_paths=file,
+        glob=False,  # a folder's name may have brackets
+    )
 
 
+def _told(read: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
+    """Have a damaged file of the run told as one."""
+
+    @wraps(read)
+    def told(store: Store, /, *arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return read(store, *arguments, **named)
+        except (pl.exceptions.PolarsError, pa.ArrowException) as error:
+            raise _damaged(store, str(error)) from error
+
+    return told
+
+
+@_told
 def aggregated(
     store: Store, declared: Sequence[tuple[str, str]], metrics: Sequence[str] = ("top1", "ce")
 ) -> None:
     """Write the derived tables (`DERIVED`) from the cells and results that are there.
 
-    Raises DifferingAnswersError where two answers to one cell differ.
+    Raises DifferingAnswersError where two answers to one cell differ, ScratchError where the folder
+    for temporary files is full.
     """
-    cells, results = table(store, "cells"), table(store, "results")
-    sizes = _bytes(store)
-    made = {
-        "summary": aggregate.summary(cells, results, sizes),
-        "contrasts": aggregate.contrasts(
-            cells, results, declared, metrics=metrics, documents_bytes=sizes
-        ),
-        "curves": aggregate.curves(cells, results, metrics=metrics, documents_bytes=sizes),
-        "areas": aggregate.areas(cells, results, metrics=metrics, documents_bytes=sizes),
-        "deletions": aggregate.deletions(cells, table(store, "executions")),
-    }
+    cells, results = table(store, "cells"), table(store, "results", file=FILE)
+    # One after the other, so that not all of them are in memory at once.
+    for name, frame in aggregate.tables(
+        cells, results, declared, metrics=metrics, documents_bytes=_bytes(store)
+    ):
+        _write(store, name, frame)
+    _write(store, "deletions", aggregate.deletions(cells, table(store, "executions")))
     read = _reading(store)
     if read is not None:
-        made["stops"] = stops(read)
+        _write(store, "stops", stops(read))
     else:
         store.delete("stops.parquet")  # of an earlier version of the sweep
-    for name, frame in made.items():
-        content = io.BytesIO()
-        frame.write_parquet(content)
-        store.replace(f"{name}.parquet", content.getvalue())
 
 
+def _write(store: Store, name: str, frame: pl.DataFrame) -> None:
+    content = io.BytesIO()
+    frame.write_parquet(content, metadata={KEY.decode(): BLANK.decode()})
+    store.replace(f"{name}.parquet", content.getvalue())
+
+
+@_told
 def unread(store: Store) -> set[str]:
     """Return the cells of a run that are to be read further, or have no answer at all.
 
@@ -117,11 +148,11 @@ def _bytes(store: Store) -> pl.LazyFrame | None:
     """
     if _positions(store) not in (None, Scored().model_dump()):
         return None
-    data = [store.path(f) for f in store.files("data")]
-    texts = [f for f in data if "bytes" in pl.read_parquet_schema(f)]
+    data = store.paths(store.files("data"))
+    texts = [f for f in data if "bytes" in pq.read_schema(f).names]
     if not texts:
         return None
-    return pl.scan_parquet(texts).select("model", "data", "sequence", "bytes")
+    return pl.scan_parquet(texts, glob=False).select("model", "data", "sequence", "bytes")
 
 
 def _positions(store: Store) -> object:
@@ -130,13 +161,30 @@ def _positions(store: Store) -> object:
 
 
 def _asked(store: Store) -> Mapping[str, Any]:
-    """Return the sweep file as it was resolved; nothing where there is none."""
+    """Return the sweep file as it was resolved; nothing where there is none.
+
+    Raises StoreError if it is damaged.
+    """
     if not store.exists("sweep.yaml"):
         return {}
-    asked: Mapping[str, Any] = yaml.safe_load(store.path("sweep.yaml").read_text())
+    try:
+        asked = yaml.safe_load(store.read("sweep.yaml"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _damaged(store, f"sweep.yaml: {error}") from error
+    if not isinstance(asked, dict):
+        raise _damaged(store, "sweep.yaml is no resolved sweep file")
     return asked
 
 
+def _damaged(store: Store, why: str) -> StoreError:
+    said = why.strip().splitlines()[0]
+    return StoreError(
+        f"the run folder {store.uri} cannot be read ({said}); run the same sweep again, which makes"
+        " damaged files anew"
+    )
+
+
+@_told
 def notes(store: Store, *, axes: int = 4) -> list[str]:
     """Return what a reader of the summary must be told, a sentence each.
 
@@ -176,8 +224,8 @@ def _shortages(store: Store) -> list[str]:
     """Return where a source held less than the sweep asked of it."""
     asked = _asked(store).get("data", {})
     said = []
-    for file in store.files("data"):
-        rows = pl.scan_parquet(store.path(file)).group_by("model", "data", "role").len().collect()
+    for path in store.paths(store.files("data")):
+        rows = pl.scan_parquet(path, glob=False).group_by("model", "data", "role").len().collect()
         for model, data, role, count in rows.sort("role").iter_rows():
             wanted = asked.get(data, {}).get(role, {}).get("sequences")
             if wanted is not None and count < wanted:
@@ -190,9 +238,16 @@ def _shortages(store: Store) -> list[str]:
 
 def metrics(store: Store) -> list[str]:
     """Return the metrics that a run's sweep compares its cells by."""
-    return list(_asked(store)["evaluation"]["metrics"])
+    return list(_said(store, "evaluation")["metrics"])
 
 
 def declared(store: Store) -> list[tuple[str, str]]:
     """Return the contrasts that a run's sweep declares."""
-    return [(a, b) for a, b in _asked(store)["contrasts"]]
+    return [(a, b) for a, b in _said(store, "contrasts")]
+
+
+def _said(store: Store, key: str) -> Any:
+    asked = _asked(store)
+    if key not in asked:
+        raise _damaged(store, f"sweep.yaml does not say `{key}`")
+    return asked[key]

@@ -6,33 +6,36 @@ Tasks on a model wait in that model's queue; every worker holds one model and
 has two tasks in flight, so that it never waits for the driver. A worker whose
 model has nothing left to do takes the model with the most work left per worker.
 
-What goes wrong is expected. A task that raises is tried once more and then set
-aside as a `Failure`; a call of many cells is taken apart first, so that one bad
-cell does not take its neighbours along. When a worker is lost its tasks go back
-to the queue and it is started again, a bounded number of times. What depends on
-a failed task is not tried.
+What goes wrong is expected, and each mishap has one answer:
 
-Nothing here is remembered: what is done is what the run folder holds.
+    a task raises          tried again, on another worker if there is one; then set aside
+    what it reads is gone  made again first
+    a call of many cells   taken apart first, so that one bad cell takes none along
+    a worker is lost       its tasks go back to the queue, and it is started again
+    memory ran out         the same with one replica fewer, or a smaller call; then set aside
+    a task hangs           done by another worker as well; then its worker is stopped
+    no worker gets ready   the end: `PoolError` says what was asked and what there is
+
+What depends on a task that was set aside (a `Failure`) is not tried; all else is done.
+Nothing here is remembered: what is done is what the run folder holds, and what is kept
+here of a task that is done is nothing.
 """
 
-from collections import Counter, defaultdict, deque
+import time
 from collections.abc import Callable, Iterable, Sequence
 
-from orchestrator.pool import Done, Event, Lost, Pool, PoolError, Raised, Ready
+from orchestrator.deadlines import Deadlines
+from orchestrator.placement import Placement
+from orchestrator.pool import Done, Event, Lost, Pool, PoolError, Raised, Ready, never_ready
 from orchestrator.roster import Roster, Worker
+from orchestrator.setbacks import Listener, Setbacks
 from orchestrator.store import StoreError
 from orchestrator.tasks import Failure, Task
-from workers.messages import ModelRef
+from orchestrator.trials import LOSSES, Copies, Trials
+from orchestrator.waiting import Queues, Waiting
 
-IN_FLIGHT = 2
-"""Tasks sent to a worker at once: the second is there when the first ends."""
-ATTEMPTS = 2
-"""Times a task may raise."""
-LOSSES = 3
-"""Times a task may be in flight on a worker that is lost, and a worker be lost in a row."""
-
-Listener = Callable[[str, Task, dict[str, object]], None]
-"""Called with (what happened, task, details): added, started, done, retried, failed, blocked."""
+LOOK_SECONDS = 1.0
+"""How often deadlines are looked at."""
 
 
 class Scheduler:
@@ -46,254 +49,252 @@ class Scheduler:
         *,
         split: Callable[[Task], Sequence[Task]] = lambda task: [task],
         more: Callable[[Task], Sequence[Task]] = lambda task: [],
+        fill: Callable[[Task], Task] = lambda task: task,
+        mend: Callable[[Task], Sequence[Task]] = lambda task: [],
+        command: Callable[[Task], str] = lambda task: "",
         listen: Listener = lambda event, task, details: None,
         tell: Callable[..., None] = lambda event, **details: None,
+        tick: Callable[[], None] = lambda: None,
         ready_seconds: float = 300.0,
+        patience_seconds: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare to run `tasks`; the files they read must be theirs or in `done`.
 
         `split` takes a task that raised apart into smaller ones, if it can; `more` says what is
-        to be done besides, now that a task is done; `tell` hears what happens to workers.
+        to be done besides, now that a task is done; `fill` completes a task that is about to be
+        sent; `mend` returns what makes the files that a task reads and that are gone; `command`
+        says how to do a task by hand; `tell` hears what happens to workers; `tick` is called in
+        every turn.
         """
-        self.pool, self.split, self.more, self.listen = pool, split, more, listen
-        self.tell, self.ready_seconds = tell, ready_seconds
-        self.failures: list[Failure] = []
-        self._done = set(done)
-        self._refs: dict[str, ModelRef] = {}
-        self._waiting: dict[int, Task] = {}
-        self._needs: dict[int, set[str]] = {}
-        self._followers: dict[str, list[int]] = defaultdict(list)
-        self._queues: dict[str, deque[Task]] = defaultdict(deque)
-        self._ahead: dict[str, dict[int, float]] = defaultdict(dict)
-        self._free: deque[Task] = deque()
-        self._running_free = 0
-        self._raised, self._losses = Counter[str](), Counter[str]()
-        self._unloadable = Counter[str]()
-        self._roster = Roster(pool.workers)
-        self._workers = self._roster.workers
+        self.pool, self.more, self.fill, self.listen = pool, more, fill, listen
+        self.tell, self.tick, self.ready_seconds, self.clock = tell, tick, ready_seconds, clock
+        self._waiting, self._queues = Waiting(done), Queues()
+        self._trials, self._flying = Trials(), Copies()
+        self._setbacks = Setbacks(
+            self._waiting,
+            self._trials,
+            split=split,
+            mend=mend,
+            command=command,
+            release=self._queues.put,
+            admit=self._admit,
+            listen=listen,
+        )
+        self._free_since: dict[str, tuple[Task, float]] = {}
+        self._deadlines, self._roster = Deadlines(patience_seconds), Roster(clock)
+        self._placement = Placement(self._roster, self._deadlines, self._trials)
+        self._looked, self._ready_at, self._last = clock(), clock(), ""
         for task in tasks:
             self._admit(task)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """What was set aside so far."""
+        return self._setbacks.failures
 
     def run(self) -> list[Failure]:
         """Run until nothing is left that can be done; return what failed.
 
-        Raises PoolError if workers cannot be made ready.
+        Raises PoolError if no worker gets ready, StoreError if nothing can be written, `tick`'s.
         """
         while self._busy():
+            self.tick()
+            for worker in self._roster.resize(self.pool.workers):
+                self.pool.stop(worker.number)
             self._fill()
-            for event in self.pool.wait(1.0):
+            for event in self.pool.wait(LOOK_SECONDS):
                 self._handle(event)
-            self._watch()
+            self._look()
         return self.failures
 
     def _admit(self, task: Task) -> None:
-        missing = {file for file in task.after if file not in self._done}
-        if not missing:
-            self._release(task)
-            return
-        key = id(task)
-        self._waiting[key], self._needs[key] = task, missing
         if task.model is not None:
-            self._ahead[task.model.label][key] = task.cost
-            self._refs[task.model.label] = task.model
-        for file in missing:
-            self._followers[file].append(key)
-
-    def _release(self, task: Task) -> None:
-        if task.model is None:
-            self._free.append(task)
-        else:
-            self._queues[task.model.label].append(task)
-            self._refs[task.model.label] = task.model
+            self._placement.know(task.model)
+        if self._waiting.admit(task):
+            self._queues.put(task)
 
     def _busy(self) -> bool:
-        busy = self._under_way() or any(self._queues.values())
+        busy = bool(self._flying or self._queues)
         if not busy and self._waiting:
-            names = ", ".join(sorted(t.label for t in self._waiting.values())[:3])
+            names = ", ".join(sorted(t.label for t in self._waiting.tasks)[:3])
             raise RuntimeError(f"tasks wait for something that is not in the plan: {names}")
         return busy
 
     def _fill(self) -> None:
-        while self._free and self._running_free < self.pool.spare:
-            task = self._free.popleft()
-            self._running_free += 1
-            self.listen("started", task, {})
-            self.pool.submit(task)
-        for worker in self._workers:
-            if not worker.tasks and not worker.loading:
-                self._place(worker)
-            if worker.ready:
-                queue = self._queues[worker.model]
-                while queue and len(worker.tasks) < IN_FLIGHT and self._fair(worker, queue):
-                    task = self._roster.take(worker, queue, self._followers)
-                    worker.tasks.append(task)
-                    self.listen("started", task, {"worker": worker.number})
-                    self.pool.send(worker.number, task)
+        while self._queues.free and len(self._free_since) < self.pool.spare:
+            self._start(self._queues.free.popleft(), None)
+        self._place()
+        avoids = self._placement.avoids
+        for model in self._roster.open:
+            queue, without = self._queues.of(model), set[int]()
+            while queue:
+                worker = self._roster.roomy(model, len(queue), without)
+                if worker is None:
+                    break
+                task = self._roster.take(worker, queue, self._waiting.next_reader, avoids)
+                if task is None:
+                    without.add(worker.number)
+                else:
+                    self._queues.taken(task)
+                    self._start(task, worker)
 
-    def _fair(self, worker: Worker, queue: deque[Task]) -> bool:
-        """Whether the last tasks of a queue are shared out rather than hoarded."""
-        return not worker.tasks or len(queue) >= self._roster.holders(worker.model)
+    def _start(self, task: Task, worker: Worker | None, event: str = "started") -> None:
+        self._flying.more(task)
+        self.listen(event, task, {} if worker is None else {"worker": worker.number})
+        if worker is None:
+            self._free_since[task.file] = task, self.clock()
+            self.pool.submit(self.fill(task))
+        else:
+            self._roster.began(worker, task)
+            self.pool.send(worker.number, self.fill(task))
 
-    def _place(self, worker: Worker) -> None:
-        """Have an idle worker hold the model that has the most work left per worker.
+    def _place(self) -> None:
+        """Have idle workers hold the models that have the most work left per worker.
 
         Work that waits for other tasks counts too: so models are loaded while their
         data is prepared, and a worker stays while its model's counts are merged.
         """
-        own, hope = worker.model, self._under_way()
-        if own and (self._queues[own] or (self._ahead[own] and hope)):
-            return
-        # With nothing under way, only what is queued can be done: waiting for the rest is for ever.
-        work = {m: self._left(m) for m in self._refs if self._queues[m] or (hope and m != own)}
-        more = {m: len(self._queues[m]) > IN_FLIGHT for m in work}
-        model = self._roster.next_model(worker, work, more)
-        if model is not None:
-            worker.assign(model)
-            self.tell("loading", worker=worker.number, model=model)
-            self.pool.load(worker.number, self._refs[model])
-
-    def _left(self, model: str) -> float:
-        """Return the work that is left of a model, queued or waiting."""
-        return sum(t.cost for t in self._queues[model]) + sum(self._ahead[model].values())
-
-    def _under_way(self) -> bool:
-        """Whether anything runs that may release what waits."""
-        return bool(self._free or self._running_free or any(w.tasks for w in self._workers))
+        hope, work = bool(self._flying or self._queues.free), None
+        for worker in self._roster.idle:
+            if work is None:  # at first, and when somebody else has taken some on
+                work = self._placement.work(self._queues, self._waiting, hope)
+            if not work:
+                return
+            own = worker.model
+            if own and hope and self._waiting.ahead(own):
+                continue
+            if own and self._placement.has_some(worker, self._queues.of(own)):
+                continue
+            model = self._placement.choose(worker, work)
+            if model is not None:
+                self._roster.assign(worker, model)
+                work = None
+                self.tell("loading", worker=worker.number, model=model)
+                self.pool.load(worker.number, self._placement.refs[model])
 
     def _handle(self, event: Event) -> None:
         match event:
             case Ready(worker=number):
-                worker = self._workers[number]
-                self.tell("ready", worker=number, model=worker.model, seconds=worker.waited())
-                worker.loaded()
+                worker = self._roster.workers[number]
+                seconds = self._roster.loaded(worker)
+                self._placement.loaded(worker.model, seconds)
+                self.tell("ready", worker=number, model=worker.model, seconds=seconds)
             case Done(worker=number, task=task, summary=summary):
-                self._leave(number, task)
+                seconds = self._leave(number, task, done=True)
                 if number is not None:
-                    self._workers[number].losses = 0
-                self._finish(task)
-                self.listen("done", task, summary)
-            case Raised(task=task, error=error, storage=True):
-                raise StoreError(f"{task.label}: {error}")
-            case Raised(worker=number, task=task, error=error, traceback=text):
-                self._leave(number, task)
-                self._retry(task, error, text)
-            case Lost(worker=number, reason=reason):
-                self._lose(self._workers[number], reason)
+                    self._roster.workers[number].losses = 0
+                self._deadlines.took(task, seconds)
+                if self._flying.none(task):
+                    self._finish(task, summary)
+                else:  # hedged, and done by another before
+                    self.tell("late", file=task.file, worker=number)
+            case Raised(worker=number, task=task):
+                self._leave(number, task, done=event.differs)
+                self._raised(event)
+            case Lost(worker=number):
+                self._lose(self._roster.workers[number], event.reason, event.memory)
 
-    def _leave(self, number: int | None, task: Task) -> None:
-        if number is None:
-            self._running_free -= 1
-        else:
-            self._workers[number].tasks.remove(task)
+    def _leave(self, number: int | None, task: Task, *, done: bool) -> float:
+        if number is not None:
+            return self._roster.ended(self._roster.workers[number], task)
+        now = self.clock()
+        _, since = self._free_since.get(task.file, (task, now))
+        if self._flying.of(task) <= 1 or done:
+            self._free_since.pop(task.file, None)
+        return now - since
 
-    def _finish(self, task: Task) -> None:
-        self._done.add(task.file)
-        for key in self._followers.pop(task.file, ()):
-            needs = self._needs.get(key)
-            if needs is None:
-                continue
-            needs.discard(task.file)
-            if not needs:
-                del self._needs[key]
-                self._release(self._take(key))
+    def _finish(self, task: Task, summary: dict[str, object]) -> None:
+        self._setbacks.forget(task)
+        for released in self._waiting.done(task):
+            self._queues.put(released)
+        self.listen("done", task, summary)
         for another in self.more(task):
             self.listen("added", another, {})
             self._admit(another)
 
-    def _take(self, key: int) -> Task:
-        """Take a task out of those that wait."""
-        task = self._waiting.pop(key)
-        if task.model is not None:
-            del self._ahead[task.model.label][key]
-        return task
+    def _raised(self, event: Raised) -> None:
+        if event.differs:
+            self._flying.none(event.task)
+            self._setbacks.raised(event)
+        elif self._flying.less(event.task) == 0:  # else a copy of it is under way, or was done
+            if not event.storage:
+                self._setbacks.raised(event)
+            elif not self._setbacks.mended(event.task, event.error):
+                raise StoreError(f"{event.task.label}: {event.error}")
 
-    def _retry(self, task: Task, error: str, text: str) -> None:
-        self._raised[task.file] += 1
-        if self._apart(task, error):
-            return
-        if self._raised[task.file] < ATTEMPTS:
-            self.listen("retried", task, {"error": error})
-            self._release(task)
-        else:
-            self._fail(task, error, text, self._raised[task.file])
-
-    def _apart(self, task: Task, error: str) -> bool:
-        """Take a task that went wrong apart into smaller ones; return whether that can be done."""
-        parts = self.split(task)
-        if len(parts) > 1:
-            self.listen("retried", task, {"error": error, "parts": len(parts)})
-            for part in parts:
-                self._release(part)
-        return len(parts) > 1
-
-    def _fail(
-        self, task: Task, error: str, text: str, attempts: int, others: Sequence[Task] = ()
-    ) -> None:
-        """Set a task aside, and with it `others` and all that comes after any of them."""
-        blocked = [*others, *(b for t in (task, *others) for b in self._block(t))]
-        failure = Failure(
-            task=task.name,
-            file=task.file,
-            label=task.label,
-            stage=task.stage,
-            error=error,
-            traceback=text,
-            attempts=attempts,
-            cells=tuple(c for t in (task, *blocked) for c in t.cells),
-            blocked=len(blocked),
-        )
-        self.failures.append(failure)
-        self.listen("failed", task, {"error": error, "blocked": len(blocked), "attempts": attempts})
-        for follower in blocked:
-            self.listen("blocked", follower, {"by": task.label})
-
-    def _block(self, task: Task) -> list[Task]:
-        """Take what comes after a task, near or far, out of the plan, and return it."""
-        blocked = []
-        for key in self._followers.pop(task.file, ()):
-            if self._needs.pop(key, None) is not None:
-                follower = self._take(key)
-                blocked += [follower, *self._block(follower)]
-        return blocked
-
-    def _lose(self, worker: Worker, reason: str) -> None:
-        tasks, model, loading = list(worker.tasks), worker.model, worker.loading
-        worker.losses += 1
-        worker.vacate()
+    def _lose(self, worker: Worker, reason: str, memory: bool, *, silent: bool = False) -> None:
+        model, crowded = worker.model, self._roster.crowded
+        # A process that never said anything may not have started, for want of room.
+        blamed = worker.loading and not (crowded or memory) and (worker.proven or not silent)
+        passing = worker.loading and memory  # others may take it: it has time to pass
+        tasks = self._roster.lost(worker)
+        self._last = f" The last was lost: {reason}"
         self.tell("lost", worker=worker.number, model=model, reason=reason)
-        if loading:
-            self._unloadable[model] += 1
-            if self._unloadable[model] >= ATTEMPTS:
-                worker.losses = 0  # the model is at fault
-                self._give_up(model, reason)
-        if worker.losses > LOSSES:
-            times = f"{worker.losses} times in a row"
-            raise PoolError(f"worker {worker.number} was lost {times}: {reason}")
+        fewer = memory and self._roster.active > 1
+        if blamed and self._placement.unloadable(model):
+            worker.losses, fewer = 0, False  # the model is at fault
+            self._give_up(model, reason)
         for place, task in enumerate(tasks):
-            self._losses[task.file] += place == 0  # only the first was running
-            if place or self._losses[task.file] < LOSSES:
-                self.listen("retried", task, {"error": reason})
-                self._release(task)
-                continue
-            worker.losses = 0  # the task is at fault
-            if not self._apart(task, reason):
-                self._fail(task, f"its worker was lost {LOSSES} times: {reason}", "", LOSSES)
+            copies = self._flying.less(task)
+            if copies > 0 and place == 0:
+                self._trials.lost(task, memory)
+            elif copies == 0:
+                whole = self._setbacks.lost(task, reason, memory, running=place == 0)
+                fewer = fewer and (place > 0 or whole)
+        if fewer or (worker.losses > LOSSES and not passing):
+            self.tell("retired", worker=worker.number, reason=reason)
+            self._roster.retire(worker, for_good=True)
+            if not self._roster.active:
+                raise PoolError(f"no worker is left, the last lost {LOSSES + 1} times: {reason}")
 
     def _give_up(self, model: str, reason: str) -> None:
         """Set aside all that is left of a model that cannot be loaded; the others go on."""
-        left = list(self._queues.pop(model, ()))
-        for key, task in list(self._waiting.items()):
-            if task.model is not None and task.model.label == model:
-                del self._needs[key]
-                left.append(self._take(key))
+        left = self._queues.take_all(model) + self._waiting.take_all(model)
         if left:
-            self._fail(left[0], f"{model} cannot be loaded: {reason}", "", ATTEMPTS, left[1:])
+            self._setbacks.fail(left[0], f"{model} cannot be loaded: {reason}", others=left[1:])
 
-    def _watch(self) -> None:
-        for worker in self._workers:
-            if worker.waited() > self.ready_seconds:
-                raise PoolError(
-                    f"worker {worker.number} was not ready with {worker.model} after"
-                    f" {self.ready_seconds:g} s; see what the cluster has and what the plan asks,"
-                    " or raise `cluster.ready_seconds`"
-                )
+    def _look(self) -> None:
+        """Look for what takes too long: workers that do not get ready, tasks that hang."""
+        now = self.clock()
+        if self._roster.ready or self._free_since:
+            self._ready_at = now
+        if now < self._looked + LOOK_SECONDS:
+            return
+        self._looked = now
+        if now - self._ready_at > self.ready_seconds:
+            raise never_ready(self.ready_seconds, self.pool.says() + self._last)
+        for worker in list(self._roster.busy):
+            if not worker.loading:
+                self._hurry(worker, now)
+            elif self._roster.ready and self._roster.waited(worker) > self.ready_seconds:
+                self._stop(worker, f"not ready with {worker.model} in {self.ready_seconds:g} s")
+        for task, since in list(self._free_since.values()):
+            if now - since > self._deadlines.of(task):
+                self._deadlines.passed(task)
+                if self._trials.lost(task, memory=False):
+                    self._start(task, None, "hedged")
+                else:
+                    del self._free_since[task.file]
+                    self._flying.none(task)
+                    self._setbacks.fail(task, f"it had not ended in {now - since:.0f} s")
+
+    def _hurry(self, worker: Worker, now: float) -> None:
+        """Have a task that hangs done by another worker as well; then stop the one it hangs on."""
+        task, taken = worker.tasks[0], now - worker.since
+        if taken > self._deadlines.of(task):
+            if worker.warned:
+                self._stop(worker, f"{task.label} had not ended in {taken:.0f} s")
+                return
+            self._roster.warn(worker)
+            self._deadlines.passed(task)
+        if worker.warned:
+            for task in worker.tasks:  # what stands behind it hangs as well
+                other = self._roster.other(worker)
+                copies = self._flying.of(task)
+                if other and copies == 1 and self._trials.hedged(task, copies):
+                    self._start(task, other, "hedged")
+
+    def _stop(self, worker: Worker, reason: str) -> None:
+        self.pool.stop(worker.number)
+        self._lose(worker, reason, memory=False, silent=True)

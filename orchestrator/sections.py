@@ -11,6 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from orchestrator import notation
 
+MOST = 2**31 - 1
+"""Largest number of anything: whatever is counted or indexed by it fits 64 bits."""
 SHORTEST = 16
 """Positions of the shortest window that is kept: shorter ones say little and pad much."""
 Metric = Literal[
@@ -31,7 +33,7 @@ DEFAULT_SEQUENCES = {"collect": 256, "evaluate": 64}
 class Section(BaseModel):
     """A mapping of the file: strict types, no unknown keys, immutable."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSpec(Section):
@@ -49,8 +51,8 @@ class RoleSpec(Section):
     """How much of a source one role takes, and from which split."""
 
     split: str | None = None
-    sequences: int | None = Field(default=None, gt=0)
-    tokens: int | None = Field(default=None, gt=0)
+    sequences: int | None = Field(default=None, gt=0, le=MOST)
+    tokens: int | None = Field(default=None, gt=0, le=MOST)
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -70,7 +72,7 @@ class DataSpec(Section):
     """JSON lines: the key that names a document; the line number when None."""
     collect: RoleSpec = RoleSpec()
     evaluate: RoleSpec = RoleSpec()
-    sequence_length: int | None = Field(default=None, ge=SHORTEST)
+    sequence_length: int | None = Field(default=None, ge=SHORTEST, le=MOST)
     """Positions of a window, special tokens included; the model's own window when None."""
     bos: Literal["every_window", "first", "none"] = "every_window"
     """Text: which windows of a document begin with the tokenizer's bos token."""
@@ -114,7 +116,7 @@ class Seeds(Section):
 class Positions(Section):
     """Which positions are counted. What a model is fed is the data's business, not this one's."""
 
-    skip_first: int = Field(default=0, ge=0)
+    skip_first: int = Field(default=0, ge=0, le=MOST)
     """Positions at the start of every sequence that are left out: attention sinks, class tokens."""
     specials: Literal["in", "out"] = "in"
     """Text: whether the tokens bos, eos and pad are counted; never where they are padding."""
@@ -147,9 +149,9 @@ class Statistics(Section):
     bins: Literal[64, 128, 256, 512, 1024] = 256
     shards: int = Field(default=16, ge=1, le=64)
     """Fixed sets of whole documents: the unit of collection, of retry and of the jackknife."""
-    pilot_positions: int = Field(default=4096, ge=64)
+    pilot_positions: int = Field(default=4096, ge=64, le=MOST)
     """Positions that the pilot looks at to place the bins."""
-    pilot_documents: int = Field(default=64, ge=1)
+    pilot_documents: int = Field(default=64, ge=1, le=MOST)
     """Documents that these come from, at least, if there are as many; classes in turns."""
     pilot_seed: int = Field(default=0, ge=0, le=notation.LARGEST_SEED)
 
@@ -169,11 +171,11 @@ class Statistics(Section):
 class Scored(Section):
     """Which positions are scored."""
 
-    skip_first: int = Field(default=0, ge=0)
+    skip_first: int = Field(default=0, ge=0, le=MOST)
     """Positions at the start of every sequence that are left out."""
     specials: Literal["in", "out"] = "in"
     """Text: whether positions whose target is one of bos, eos and pad are scored."""
-    last: int | None = Field(default=None, ge=1)
+    last: int | None = Field(default=None, ge=1, le=MOST)
     """Of every sequence, so many of the scored positions at its end; all when None."""
 
     @property
@@ -195,17 +197,19 @@ class Evaluation(Section):
         "auto"
     )
     """Positions fed together, padding included; auto: as many as `batch_bytes` hold."""
-    batch_bytes: int = Field(default=2**30, ge=2**20)
+    batch_bytes: int = Field(default=2**30, ge=2**20, le=2**50)
     """Most bytes that the activations of a batch may take (`orchestrator.batching`)."""
-    logits_bytes: int = Field(default=32 * 2**20, ge=2**16)
+    logits_bytes: int = Field(default=32 * 2**20, ge=2**16, le=2**50)
     """Most bytes of logits held at once, in fp32."""
 
 
 class Cluster(Section):
     """What a replica asks of the cluster; none of it changes a number."""
 
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=MOST)
     """Replicas at once; as many as fit when None."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    ready_seconds: float = Field(default=300.0, gt=0)
+    ready_seconds: float = Field(default=300.0, gt=0, le=1e7)
     """How long a replica may take to get ready."""
+    patience_seconds: float = Field(default=300.0, gt=0)
+    """How long any task may take before it is suspected to hang; long ones are given more."""

@@ -7,10 +7,12 @@ the store a file lies at `<folder>/<kind>.<name>`, without the model's name:
 two checkpoints with the same weights share what they have in common.
 
 A run folder stays complete without its store: what is found is linked (or
-copied, where the store is on another file system) before anything is planned
-to be made, and what was made is linked back, also by a run that was
-interrupted. Both ways the commit is create-only, so any number of runs may use
-a store at once. Two columns are labels and no part of a name, `model` and
+copied, where one of the two is on another file system or in an object store)
+before anything is planned to be made, and what was made is linked back, also by
+a run that was interrupted. Both ways the commit is create-only, so any number of
+runs may use a store at once, and both ways every byte is read and its checksum
+compared: what broke in one place is not spread, and a file that broke in the
+store is taken out of it. Two columns are labels and no part of a name, `model` and
 `data`; a table that another sweep labelled otherwise is rewritten on its way
 in.
 
@@ -38,12 +40,13 @@ LABELLED = ("data", "statistics")
 """Of these, the ones whose tables hold the names that a sweep gives its model and data."""
 
 
-def opened(folder: Path, run: Store) -> Store:
-    """Return the shared store at a folder, made if it is not there, for a run.
+def opened(folder: Path | str, run: Store) -> Store:
+    """Return the shared store at a folder or a URI, made if it is not there, for a run.
 
     Raises StoreError if it cannot be made or written, or is the run folder itself.
     """
-    if folder.resolve() == run.root.resolve():
+    store = Store.of(folder)
+    if _resolved(store) == _resolved(run):
         raise StoreError(
             f"the shared store {folder} is the run folder itself; name another folder in `store:`"
         )
@@ -54,6 +57,10 @@ def opened(folder: Path, run: Store) -> Store:
             f"the shared store {folder} cannot be written; name another folder in `store:`, or"
             f" leave it out ({error})"
         ) from error
+
+
+def _resolved(store: Store) -> str:
+    return str(store.root.resolve()) if store.local else store.uri
 
 
 @contextmanager
@@ -115,11 +122,14 @@ def publish(tasks: Iterable[Task], run: Store, store: Store) -> list[str]:
     made = []
     for task in tasks:
         place = placed(task)
-        if place is None or _there(store, place) or not run.whole(task.file):
+        if place is None or (store.exists(place) and store.whole(place)):
+            continue
+        if not run.sound(task.file):
             continue
         if task.kind == "data" and run.recipe(task.file) != task.name:
             continue  # the one file whose path does not tell how it was made
-        if _linked(run.path(task.file), store, place):
+        _removed_if_broken(store, place)
+        if _linked(run, task.file, store, place):
             made.append(task.file)
     return made
 
@@ -138,27 +148,25 @@ def _folder(task: Task) -> str:
 
 def _fetched(task: Task, run: Store, store: Store) -> bool:
     place = placed(task)
-    if place is None or not _there(store, place):
+    if place is None or _removed_if_broken(store, place) or not store.exists(place):
         return False
     with suppress(FileNotFoundError):  # another run found it cut short a moment ago
         table = _relabelled(task, store, place)
         if table is None:
-            _linked(store.path(place), run, task.file)
+            _linked(store, place, run, task.file)
         else:
             run.commit(task.file, parquet(table, task.name))
         return True
     return False
 
 
-def _there(store: Store, place: str) -> bool:
-    """Whether the store has a file; one that was cut short is taken out of it."""
-    if not store.exists(place):
+def _removed_if_broken(store: Store, place: str) -> bool:
+    """Take a file out of the store if it is cut short or changed; return whether it is."""
+    if not store.exists(place) or store.sound(place):
         return False
-    if store.whole(place):
-        return True
     with suppress(OSError):  # or else left there unused
         store.delete(place)
-    return False
+    return True
 
 
 def _relabelled(task: Task, store: Store, place: str) -> pa.Table | None:
@@ -177,19 +185,23 @@ def _relabelled(task: Task, store: Store, place: str) -> pa.Table | None:
     return table
 
 
-def _linked(source: Path, into: Store, file: str) -> bool:
-    """Link a file into a store, or copy it; return whether it was not there before."""
-    place = into.path(file)
-    with suppress(OSError):  # the copy will say what is wrong
-        place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, place)
-    except FileExistsError:
-        return False
-    except OSError:  # another file system, or one without links
-        with source.open("rb") as content:
-            return into.commit(file, partial(_copied, content))
-    return True
+def _linked(given: Store, source: str, into: Store, file: str) -> bool:
+    """Link a file into another store, or copy it; return whether it was not there before."""
+    here = given.path(source)
+    if given.local and into.local:
+        place = into.path(file)
+        with suppress(OSError):  # the copy will say what is wrong
+            place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(here, place)
+        except FileExistsError:
+            return False
+        except OSError:  # another file system, or one without links
+            pass
+        else:
+            return True
+    with here.open("rb") as content:
+        return into.commit(file, partial(_copied, content))
 
 
 def _copied(content: BinaryIO, place: Path) -> None:

@@ -7,6 +7,10 @@ treat the windows of one document as correlated.
 
 A source also has a digest, so that the names of everything made from it change
 when it changes.
+
+A user's own file is used whole or not at all. A line that is no document is not
+left out, because what then is measured would depend on what was wrong with it;
+all lines are looked at, and the refusal names the first and says how many.
 """
 
 import csv
@@ -26,6 +30,11 @@ from workers import zoo
 
 DIGITS_SHAPE = (8, 8, 1)
 """(H, W, C) of the bundled digits."""
+
+
+LONGEST_LINE = 2**25
+"""Bytes of a line: a text of 32 MiB is more than all windows of a sweep. One line is read at a
+time, so this also bounds what a file without line ends costs."""
 
 
 class SourceError(ValueError):
@@ -93,8 +102,13 @@ def find(source: str, *, base: Path, text: str = "text", document: str | None = 
             f"found {source!r}, expected zoo:text, zoo:digits or a JSON-lines file (name.jsonl)"
         )
     path = (base / source).absolute()
-    if not path.is_file():
-        raise SourceError(f"there is no file {path}; paths are relative to the sweep file")
+    try:
+        if not path.is_file():  # no device and no pipe either
+            raise SourceError(f"there is no file {path}; paths are relative to the sweep file")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}); mend that") from None
     return Source(
         kind="text",
         files=(path,),
@@ -127,22 +141,51 @@ def _digits(file: Path) -> Iterator[Document]:
 
 def _json_lines(file: Path, text: str, document: str | None) -> Iterator[Document]:
     joined: dict[str, list[str]] = {}
+    wrong, first = 0, ""
+    number = 0
     with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+        while line := lines.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise SourceError(
+                    f"{file}, line {number}: it has more than {LONGEST_LINE >> 20} MiB; cut the"
+                    " text into several lines, under one name if `document` gives the key of names"
+                )
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode())
-                content = row[text]
-                name = str(row[document]) if document else f"line-{number}"
-            except (ValueError, KeyError, TypeError) as error:
-                raise SourceError(
-                    f"{file}, line {number}: expected a JSON object with {text!r}"
-                    + (f" and {document!r}" if document else "")
-                    + f" ({type(error).__name__}: {error})"
-                ) from error
-            if not isinstance(content, str):
-                raise SourceError(f"{file}, line {number}: {text!r} is not a text")
-            joined.setdefault(name, []).append(content)
+                name, content = _row(line, text, document)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                wrong += 1
+                first = first or f"line {number}: {_expected(text, document)} ({_said(error)})"
+                continue
+            joined.setdefault(name or f"line-{number}", []).append(content)
+    if wrong:
+        more = f"; {wrong} lines in all cannot be used, of {number}" if wrong > 1 else ""
+        raise SourceError(f"{file}, {first}{more}. Mend them or take them out")
+    if joined and not any(part.strip() for parts in joined.values() for part in parts):
+        raise SourceError(f"{file}: all of its {len(joined)} documents are blank")
     for name, parts in joined.items():
         yield Document(name=name, split=None, text="\n\n".join(parts))
+
+
+def _row(line: bytes, text: str, document: str | None) -> tuple[str | None, str]:
+    """Return a line's document, if it names one, and its text."""
+    row = json.loads(line.decode())
+    content, name = row[text], row[document] if document else None
+    if not isinstance(content, str):
+        raise TypeError(f"{text!r} is not a text")
+    if document and (isinstance(name, bool) or not isinstance(name, (str, int))):
+        raise TypeError(f"{document!r} is {name!r}, not a name")
+    named = None if name is None else str(name)
+    for written in (content, named or ""):
+        written.encode()  # half of a pair (`\\ud800`) is a text to JSON, and to nothing else
+    return named, content
+
+
+def _expected(text: str, document: str | None) -> str:
+    return f"expected a JSON object with {text!r}" + (f" and {document!r}" if document else "")
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:300]}"

@@ -1,21 +1,37 @@
 """Status: where a run stands, from its files alone.
 
 Right at any moment and from any machine that sees the folder: nothing is asked
-of the process that runs the sweep, and nothing is believed that is not a file.
-What is under way is the one thing files cannot prove; it is read from the story
-(`events.jsonl`) while a driver holds the folder's lock.
+of the process that runs the sweep, nothing is written or taken, and nothing is
+believed that is not a file. What is under way, how fast and for how long is the
+one thing that files cannot prove; it is read from the story while a driver holds
+the folder's lease (`orchestrator.course`, `orchestrator.lease`).
+
+A folder may be damaged: cut short by a full disk, half copied, edited by hand.
+What can be told of it is told, and a damaged record of a failure is told as one.
+Without the plan, or without the answers, nothing can be: that is a StoreError
+which names the file and says what to do.
+
+The plan of many cells is read as columns, and of the answers only who was
+answered; files of tasks are looked at at both ends.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.lock import holder
+import polars as pl
+
+from orchestrator.course import Course, course
+from orchestrator.events import events
+from orchestrator.lease import Clock, Holder, holder
+from orchestrator.machine import Machine
 from orchestrator.results import unread
 from orchestrator.resume import FOLDERS, MEANS
 from orchestrator.store import Store, StoreError
 from orchestrator.tasks import STAGES
+
+PLAN = "plan.parquet"
+AGAIN = "run the same command again: what is missing or damaged is made anew"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,15 +47,40 @@ class StageStatus:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FailureStatus:
+    """What failed, as its record tells it."""
+
+    label: str
+    why: str
+    attempts: int | None
+    """Times it was tried; None where the record does not say."""
+    command: str
+    """Does it again in one process; empty where the record does not say."""
+    record: str
+    """File of the run folder with the traceback and the last lines of its log."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
     """Where a run stands."""
 
     run: str
-    driver: int | None
-    """Process that works on it now, None if none does on this machine."""
     stages: tuple[StageStatus, ...]
-    failures: tuple[str, ...]
-    """One line each: what failed and why."""
+    """Empty before the run is planned."""
+    failures: tuple[FailureStatus, ...]
+    holder: Holder | None = None
+    """Who drives it now; None if nobody does."""
+    since: float | None = None
+    """When that driver began, in seconds since 1970 by its clock."""
+    rate: float | None = None
+    """Cells it answers a minute; None before there are any."""
+    seconds_left: float | None = None
+    """Seconds until the rest is answered at this rate; None where that is not known."""
+
+    @property
+    def driver(self) -> int | None:
+        """Number of the process that drives it, None if none does."""
+        return None if self.holder is None else self.holder.pid
 
     @property
     def finished(self) -> bool:
@@ -48,79 +89,149 @@ class Status:
         return bool(self.stages) and not left
 
 
-def status(run: str | Path) -> Status:
-    """Return where the run in a folder stands.
+def status(
+    run: str | Path, *, clock: Clock | None = None, machine: Machine | None = None
+) -> Status:
+    """Return where the run in a folder stands; `run` is a folder or a URI.
 
-    Raises StoreError if there is no run in it.
+    Raises StoreError if there is no run in it, or if what tells of it is damaged.
     """
-    root = Path(run)
-    if not (root / "plan.parquet").is_file():
+    store = Store.of(run)  # not opened: that would make the folder, and try to write
+    try:
+        held = holder(store, clock=clock, machine=machine)
+        if not store.exists(PLAN):
+            return _unplanned(store, str(run), held)
+        failures = {file: _record(store, file) for file in store.files("failures", ".json")}
+        story = events(store, latest=True) if held is not None else ()
+        on = None if held is None else course(story, held.started, held.beat)
+        return Status(
+            run=str(run),
+            stages=_stages(store, on, failures),
+            failures=tuple(_failure(file, record) for file, record in failures.items()),
+            holder=held,
+            since=None if held is None else held.started,
+            rate=None if on is None else on.rate,
+            seconds_left=None if on is None else on.seconds_left,
+        )
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{store.uri} cannot be read: {error.strerror or error}") from error
+
+
+def _unplanned(store: Store, run: str, held: Holder | None) -> Status:
+    if held is None:
         raise StoreError(
-            f"{root} holds no run (no plan.parquet); give a folder made by `run` or `collect`"
+            f"{run} holds no run (no {PLAN}); give a folder made by `run` or `collect`"
         )
-    store = Store(root.absolute())
-    plan = store.table("plan.parquet").to_pylist()
-    files = {f for kind in FOLDERS for f in store.files(kind) if store.whole(f)}
-    cells = {row["name"] for row in plan if row["kind"] == "cell"} - unread(store)
-    failures = [store.read_json(f) for f in store.files("failures", ".json")]
-    failed = {str(f["file"]) for f in failures} | {
-        c for f in failures for c in _list(f.get("cells"))
-    }
-    driver = holder(store)
-    running = _running(store) if driver is not None else set()
-    made = files | (cells - running)
+    return Status(run=run, stages=(), failures=(), holder=held, since=held.started)
+
+
+def _stages(
+    store: Store, on: Course | None, failures: Mapping[str, Mapping[str, object]]
+) -> tuple[StageStatus, ...]:
+    plan = _plan(store)
+    running: Set[str] = set() if on is None else on.running
+    failed = {str(f["file"]) for f in failures.values() if "file" in f}
+    failed |= {str(cell) for f in failures.values() for cell in _list(f.get("cells"))}
+    cells, tasks = plan.filter("cell"), plan.filter(~pl.col("cell"))
+    there = {file for kind in FOLDERS for file in store.files(kind)}
+    whole = {file for file in there.intersection(tasks["key"]) if store.whole(file)}
+    lacking = _unread(store) if cells.height else set()
+    made = (
+        pl.when("cell")
+        .then(~_among(lacking) & ~_among(running))
+        .otherwise(_among(whole))
+        .alias("made")
+    )
+    told = plan.with_columns(made)
     # A partial that is gone is not missed once all that is made from it is there.
-    unfinished = {r["model"] for r in plan if r["kind"] not in MEANS and _key(r) not in made}
-    made |= {_key(r) for r in plan if r["kind"] in MEANS and r["model"] not in unfinished}
-    stages = []
-    for stage in STAGES:
-        names = {_key(r) for r in plan if r["stage"] == stage}
-        if not names:  # a sweep that learns nothing has no such stage
-            continue
-        done = names & made
-        here, wrong = (names & running) - done, (names & failed) - done
-        stages.append(
-            StageStatus(
-                stage=stage,
-                done=len(done),
-                running=len(here),
-                failed=len(wrong - here),
-                missing=len(names - done - here - wrong),
-            )
+    unfinished = set(told.filter(~pl.col("means") & ~pl.col("made"))["model"])
+    spared = pl.col("means") & ~_among(unfinished, "model")
+    done = (pl.col("made") | spared).alias("done")
+    here, wrong = _among(running), _among(failed)
+    counts = (
+        told.with_columns(done)
+        .unique(("stage", "key"))
+        .group_by("stage")
+        .agg(
+            pl.col("done").sum(),
+            (~pl.col("done") & here).sum().alias("running"),
+            (~pl.col("done") & ~here & wrong).sum().alias("failed"),
+            (~pl.col("done") & ~here & ~wrong).sum().alias("missing"),
         )
-    return Status(
-        run=str(root),
-        driver=driver,
-        stages=tuple(stages),
-        failures=tuple(f"{f['label']}: {f['error']}" for f in failures),
+    )
+    found = {row["stage"]: row for row in counts.iter_rows(named=True)}
+    return tuple(StageStatus(**found[stage]) for stage in STAGES if stage in found)
+
+
+def _among(names: Set[str], column: str = "key") -> pl.Expr:
+    return pl.col(column).is_in(pl.Series(list(names), dtype=pl.String).implode())
+
+
+def _plan(store: Store) -> pl.DataFrame:
+    """Return the plan's rows: stage, model, `cell` (or a task), `means` (to an end) and `key`.
+
+    The key is what stands for a row: a task's file, a cell's name.
+    """
+    try:
+        table = store.table(PLAN, ["name", "stage", "kind", "model", "file"])
+        table.validate(full=True)  # Polars believes what it is given
+        frame = pl.from_arrow(table)
+        assert isinstance(frame, pl.DataFrame)
+        cell = (pl.col("kind") == "cell").fill_null(value=False)
+        return frame.select(
+            pl.col("stage").cast(pl.String),
+            pl.col("model").cast(pl.String).fill_null(""),
+            cell.alias("cell"),
+            pl.col("kind").is_in(MEANS).fill_null(value=False).alias("means"),
+            pl.when(cell).then("name").otherwise("file").cast(pl.String).fill_null("").alias("key"),
+        )
+    except Exception as error:  # whatever its readers raise of bytes that are no such table
+        raise StoreError(
+            f"{PLAN} of {store.uri} cannot be read ({_short(error)}); {AGAIN}"
+        ) from error
+
+
+def _unread(store: Store) -> set[str]:
+    """Return the cells that are not answered, or not far enough."""
+    try:
+        return unread(store)
+    except StoreError:
+        raise
+    # Damaged tables make their readers raise what they like; Polars may panic, in its words.
+    except (Exception, pl.exceptions.PanicException) as error:
+        raise StoreError(
+            f"the answers of {store.uri} cannot be read ({_short(error)}); {AGAIN}"
+        ) from error
+
+
+def _short(error: BaseException) -> str:
+    """Return the first line of an error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _record(store: Store, file: str) -> Mapping[str, object]:
+    """Return the record of a failure; empty if it was damaged."""
+    try:
+        return store.read_json(file)
+    except (ValueError, RecursionError, StoreError):
+        return {}
+
+
+def _failure(file: str, record: Mapping[str, object]) -> FailureStatus:
+    if "label" not in record or "error" not in record:
+        why = "its record is damaged; delete it, and run the same command again"
+        return FailureStatus(label=file, why=why, attempts=None, command="", record=file)
+    attempts = record.get("attempts")
+    return FailureStatus(
+        label=str(record["label"]),
+        why=str(record["error"]),
+        attempts=attempts if isinstance(attempts, int) else None,
+        command=str(record.get("command") or ""),
+        record=file,
     )
 
 
-def _key(row: Mapping[str, str]) -> str:
-    """Return what stands for a row of the plan: a task's file, a cell's name."""
-    return row["name"] if row["kind"] == "cell" else row["file"]
-
-
-def _list(value: object) -> list[str]:
-    return [str(v) for v in value] if isinstance(value, list) else []
-
-
-def _running(store: Store) -> set[str]:
-    """Return the tasks and cells that the story says were started and not ended since."""
-    open_tasks: dict[str, list[str]] = {}
-    if not store.exists("events.jsonl"):
-        return set()
-    with store.path("events.jsonl").open() as lines:
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except ValueError:  # an empty line, or one that was cut off
-                continue
-            match event.get("event"):
-                case "begin":
-                    open_tasks.clear()
-                case "started":
-                    open_tasks[event["file"]] = [event["file"], *_list(event.get("cells"))]
-                case "done" | "failed" | "retried" | "blocked":
-                    open_tasks.pop(event.get("file"), None)
-    return {name for names in open_tasks.values() for name in names}
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

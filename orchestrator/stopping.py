@@ -80,21 +80,24 @@ class Company:
         return tuple(dict.fromkeys(cell for of in sides for cell in of))
 
 
-def companies(
-    rows: Iterable[Mapping[str, object]], pairs: Sequence[tuple[str, str]]
-) -> list[Company]:
+def companies(table: pa.Table, pairs: Sequence[tuple[str, str]]) -> list[Company]:
     """Return the companies of a cells table that have one of the pairs, in its order.
 
     The unablated model is in none.
     """
-    members: dict[tuple[object, ...], dict[str, dict[str, None]]] = {}
-    for row in rows:
-        if row["fraction"]:
-            said = label(str(row["method"]), json.loads(str(row["parameters"])))
-            methods = members.setdefault(tuple(row[c] for c in COMPANY), {})
-            methods.setdefault(said, {})[str(row["cell"])] = None
+    if not len(table):
+        return []
+    table = table.filter(pc.not_equal(table.column("fraction"), 0.0))
+    kind_N, first = _numbered(table, ("method", "parameters"))
+    kinds = table.select(["method", "parameters"]).take(first).to_pylist()
+    said = [label(row["method"], json.loads(row["parameters"])) for row in kinds]
+    company_N, first = _numbered(table, COMPANY)
+    members: list[dict[str, dict[str, None]]] = [{} for _ in first]
+    cells = table.column("cell").to_pylist()
+    for company, kind, cell in zip(company_N.tolist(), kind_N.tolist(), cells, strict=True):
+        members[company].setdefault(said[kind], {})[cell] = None
     found = []
-    for key, methods in members.items():
+    for key, methods in zip(table.select(COMPANY).take(first).to_pylist(), members, strict=True):
         contrasts = [
             Contrast(a=a, b=b, cells=(tuple(methods[a]), tuple(methods[b])))
             for a, b in pairs
@@ -102,12 +105,32 @@ def companies(
         ]
         if contrasts:
             company = Company(
-                key=dict(zip(COMPANY, key, strict=True)),
+                key=key,
                 cells=tuple(dict.fromkeys(cell for of in methods.values() for cell in of)),
                 contrasts=tuple(contrasts),
             )
             found.append(company)
     return found
+
+
+def _numbered(
+    table: pa.Table, columns: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which combination of some columns each row has, (N,), and the first row of each.
+
+    Combinations are numbered as they come.
+    """
+    code_N = np.zeros(len(table), np.int64)
+    for name in columns:
+        column = table.column(name).combine_chunks().dictionary_encode(null_encoding="encode")
+        if len(column.dictionary) > 1:
+            code_N = code_N * len(column.dictionary) + column.indices.to_numpy()
+            code_N = np.unique(code_N, return_inverse=True)[1]  # small again
+    first, number_N = np.unique(code_N, return_index=True, return_inverse=True)[1:]
+    order = np.argsort(first)
+    rank = np.empty(len(first), np.int64)
+    rank[order] = np.arange(len(first))
+    return rank[number_N], first[order]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

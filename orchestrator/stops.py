@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from orchestrator.answers import distinct
+from orchestrator import scratch
+from orchestrator.buckets import distinct
 from orchestrator.pairs import Precision
 from orchestrator.stopping import COLUMNS, COMPANY, Judge, Visits, companies, frontier, whole
 
@@ -47,13 +48,20 @@ def reading(
 
     `seen` gives the documents of a model. Raises DifferingAnswersError.
     """
-    every = companies(cells.collect().iter_rows(named=True), pairs)
+    every = companies(cells.collect().to_arrow(), pairs)
     owned = pl.col("cell").is_in([cell for company in every for cell in company.cells])
-    found = distinct(results.filter(owned)).select(*COLUMNS, pl.col("round").fill_null(0)).collect()
-    there = found.select("cell", "round").unique().group_by("cell").agg("round")
+    results = results.filter(owned)
+    # Some cells at a time: the judge keeps two numbers per document, a table of answers many.
+    rows = int(results.select(pl.len()).collect(engine="streaming").item())
+    parts = rows // scratch.BLOCK + 1
     judge = Judge(every, seen, precision)
-    judge.measured.add(found.select(COLUMNS).to_arrow())
-    return Reading(judge=judge, answered=dict(there.iter_rows()))
+    answered: dict[str, Sequence[int]] = {}
+    for part in range(parts):
+        found = distinct(results.filter(pl.col("cell").hash() % parts == part)).collect()
+        there = found.select("cell", "round").unique().group_by("cell").agg("round")
+        answered |= dict(there.iter_rows())
+        judge.measured.add(found.select(COLUMNS).to_arrow())
+    return Reading(judge=judge, answered=answered)
 
 
 def stops(found: Reading) -> pl.DataFrame:

@@ -1,255 +1,284 @@
 """The store: a run folder, and the one way anything gets into it.
 
 Done is a fact on disk. A file is committed whole or not at all, and never over
-another: it is written beside its place under a name of its own, then linked to
-its name, which fails if the name is taken. So a process may be killed at any
+another: of many who commit one name, one does. So a process may be killed at any
 moment, two may do the same work at once, and a reader never meets half a file.
 What a file says is recorded in its name or its recipe, so deleting it is how to
 have it made again.
 
-Tables that people read are Parquet, small and compressed. Partials are Arrow
-files, which hold arrays as memory does: nothing to decode, so that joining them
-costs little more than adding. They are written in blocks of rows, and read
-where they lie, whole (`table`) or one block at a time (`block`).
+Where the folder is decides how: `files` for folders of this machine or of a
+share, `objects` for object stores. Everything is read from a file of this
+machine (`path`), for object stores from a copy on the node. Arrow files are read
+where they lie, whole (`table`) or one block of rows at a time (`block`).
 
-Nothing is forced to the disk (that was measured to take 0.1 s a file): should
-the whole machine crash, a file may be cut short. `whole` tells, and such a file
-counts as missing.
-
-Folders are local for now. Object stores need another commit (a conditional
-put) and are refused by name rather than half supported.
+A store has an epoch, that of the driver it works for, and puts it into the seal
+of every table with the checksum of the file (`seals`). Nothing is forced to the
+disk (that was measured to take 0.1 s a file): should the whole machine crash, a
+file may be cut short, and disks flip bits. `whole` notices the one cheaply,
+`sound` both by reading it all. Such a file counts as missing.
 """
 
 import json
 import os
-import re
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.tables import SCHEMAS
+from orchestrator import seals
+from orchestrator.files import Files, LocalFiles, StoreError, both_ends, elsewhere, refused
+from orchestrator.seals import ARROW, MAGIC, PARQUET
+from orchestrator.tabular import BLOCK_ROWS, RECIPE, Writer, arrow, parquet, rows
 
-PARQUET, ARROW = ".parquet", ".arrow"
-_MAGIC = {PARQUET: b"PAR1", ARROW: b"ARROW1"}
-"""What every file of a kind begins and ends with."""
-RECIPE = b"peaksweep.recipe"
-"""Key of a table's metadata that holds the name of the work that made it."""
-BLOCK_ROWS = 2048
-"""Rows of one block of an Arrow file: of histograms of 256 bins 2 MB, twice that when they are
-added up. Smaller blocks cost more in calls than they save in memory."""
-
-Writer = Callable[[Path], None]
-"""Writes a file at the path it is given."""
-
-
-class StoreError(OSError):
-    """The run folder cannot be used: not a folder, not writable, or full."""
+__all__ = [
+    "ARROW",
+    "BLOCK_ROWS",
+    "PARQUET",
+    "RECIPE",
+    "Store",
+    "StoreError",
+    "Writer",
+    "arrow",
+    "parquet",
+    "rows",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A run folder."""
+    """A run folder. It holds no connection, so it can be sent to other processes."""
 
-    root: Path
+    place: Path | str
+    """An absolute path, or the URI of a folder in an object store."""
+    epoch: int = 0
+    """Of the driver that this works for; 0 for none."""
+
+    @classmethod
+    def of(cls, where: "str | Path | Store") -> "Store":
+        """Return the store at a place, as it is: nothing is made, nothing tried."""
+        if isinstance(where, Store):
+            return where
+        if elsewhere(str(where)):
+            return cls(str(where).rstrip("/"))
+        return cls(Path(str(where).removeprefix("file://")).absolute())
 
     @classmethod
     def open(cls, where: str | Path) -> "Store":
-        """Return the store at a local folder, made if it is not there.
+        """Return the store at a folder or a URI that fsspec knows, made if it is not there.
 
-        Raises StoreError if it cannot be made or written, or is not local.
+        Raises StoreError if it cannot be made or written, if the URI's driver is not installed, or
+        if an object store would put a file over another that has its name.
         """
-        text = str(where).removeprefix("file://")
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
-            raise StoreError(
-                f"found the run folder {where}, expected a local folder: object stores are designed"
-                " but not built yet; give a folder that all nodes share"
-            )
-        root = Path(text).absolute()
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            probe = root / f".probe-{uuid.uuid4().hex}"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise StoreError(
-                f"the run folder {root} cannot be written ({error.strerror}); choose another with"
-                " --out"
-            ) from error
-        return cls(root)
+        store = cls.of(where)
+        store._files.probe()
+        return store
+
+    def at(self, epoch: int) -> "Store":
+        """Return this store for the driver of an epoch."""
+        return replace(self, epoch=epoch)
+
+    @property
+    def uri(self) -> str:
+        """What people are told of where it is: an absolute path, or a URI."""
+        return str(self.place)
+
+    @property
+    def root(self) -> Path:
+        """The folder; of an object store the one with the copies of this node."""
+        return self._files.root
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a folder of this machine, or one that machines share."""
+        return isinstance(self.place, Path)
+
+    @property
+    def _files(self) -> Files:
+        if isinstance(self.place, Path):
+            return LocalFiles(self.place)
+        return _objects(self.place, os.getpid())
+
+    def where(self, file: str) -> str:
+        """Return what people are told of where a file is: an absolute path, or a URI."""
+        return self._files.where(file)
 
     def path(self, file: str) -> Path:
-        """Return the absolute path of a file of the run."""
-        return self.root / file
+        """Return where on this machine a file can be read; in a local store also where it will lie.
+
+        In an object store that is a copy, fetched if need be; raises FileNotFoundError there.
+        """
+        return self._files.find(file)
+
+    def paths(self, files: Sequence[str]) -> list[Path]:
+        """Return where on this machine these tables can be read, without those not whole.
+
+        Many are fetched at once from an object store. Raises StoreError as `whole` does.
+        """
+        there = []
+        for path in self._files.found(files):
+            with self._reading(path.name):
+                there += [path] if _whole(path) else []
+        return there
 
     def exists(self, file: str) -> bool:
         """Whether a file has been committed."""
-        return self.path(file).exists()
+        return self._files.exists(file)
+
+    def size(self, file: str) -> int:
+        """Return a file's bytes; raises FileNotFoundError."""
+        return self._files.size(file)
 
     def whole(self, file: str) -> bool:
-        """Whether a Parquet or Arrow file is there from its first byte to its last.
+        """Whether a Parquet or Arrow file is there from its first byte to its last; cheap.
 
         Raises StoreError if that cannot be told: what cannot be read now is not cut short.
         """
-        path, magic = self.path(file), _MAGIC[Path(file).suffix]
+        magic = MAGIC[Path(file).suffix]
+        with self._reading(file):
+            return _framed(*self._files.ends(file, len(magic)), magic)
+        return False
+
+    def sound(self, file: str) -> bool:
+        """Whether every byte of a table is there as it was committed; reads all of it.
+
+        A file without a seal is believed if it is whole. Raises StoreError as `whole` does.
+        """
+        with self._reading(file):
+            path = self.path(file)
+            return _whole(path) and seals.intact(path)
+        return False
+
+    def epoch_of(self, file: str) -> int | None:
+        """Return the epoch under which a table was committed; None where none is recorded."""
+        with self._reading(file):
+            return seals.epoch_of(self.path(file))
+        return None
+
+    @contextmanager
+    def _reading(self, file: str) -> Iterator[None]:
         try:
-            if path.stat().st_size < 2 * len(magic):
-                return False
-            with path.open("rb") as content:
-                head = content.read(len(magic))
-                content.seek(-len(magic), os.SEEK_END)
-                return head == content.read() == magic
+            yield
         except FileNotFoundError:
-            return False
+            pass  # what is asked of a file that is not there is answered after the block
+        except StoreError:
+            raise
         except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+            raise refused(self.where(file), "read", error) from error
 
     def commit(self, file: str, content: bytes | Writer) -> bool:
         """Commit a file, or what a writer writes, unless it is there; return whether this did it.
 
         Raises StoreError if the disk is full or the folder read-only, and what the writer raises.
         """
-        place = self.path(file)
-        beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+        return self._put(file, content, self._files.commit)
+
+    def replace(self, file: str, content: bytes) -> None:
+        """Write a file over an older one in one step: for what is derived from others."""
+        self._put(file, content, self._files.replace)
+
+    def _put(self, file: str, content: bytes | Writer, act: Callable[[str, Path], object]) -> bool:
+        beside: Path | None = None
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            beside = self._files.beside(file)
             if isinstance(content, bytes):
                 beside.write_bytes(content)
             else:
                 content(beside)
-            try:
-                os.link(beside, place)
-            except FileExistsError:
-                return False
-            return True
+            if file.endswith((PARQUET, ARROW)):
+                seals.stamp(beside, self.epoch)
+            return bool(act(file, beside))
+        except StoreError:
+            raise
         except OSError as error:
-            reason = error.strerror or error  # Arrow's errors may have no number
-            raise StoreError(f"{place} cannot be written: {reason}") from error
+            at = self.where(file)
+            if not self.local:
+                at += f" (by way of {self.root}, which TMPDIR sets)"
+            raise refused(at, "written", error) from error
         finally:
             with suppress(OSError):  # where nothing can be written there is nothing to tidy
-                beside.unlink(missing_ok=True)
-
-    def replace(self, file: str, content: bytes) -> None:
-        """Write a file over an older one in one step: for what is derived from others."""
-        place = self.path(file)
-        beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(content)
-            beside.replace(place)
-        except OSError as error:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise StoreError(f"{place} cannot be written: {error.strerror}") from error
+                if beside is not None:
+                    beside.unlink(missing_ok=True)
 
     def delete(self, file: str) -> None:
         """Forget a file, so that it is made again."""
-        self.path(file).unlink(missing_ok=True)
+        try:
+            self._files.delete(file)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise refused(self.where(file), "deleted", error) from error
 
     def files(self, folder: str, ending: str | tuple[str, ...] = (PARQUET, ARROW)) -> list[str]:
         """Return the committed files under a folder of the run, sorted; tables, unless told."""
-        found = (
-            path.relative_to(self.root).as_posix()
-            for path in self.path(folder).rglob("*.*")
-            if path.name.endswith(ending) and not path.name.startswith(".")
-        )
-        return sorted(found)
+        try:
+            found = self._files.listed(folder)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise refused(self.where(folder), "read", error) from error
+        return sorted(f for f in found if f.endswith(ending) and not Path(f).name.startswith("."))
 
     def table(self, file: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Return a table of the run; that of an Arrow file lies in the file, not in memory."""
+        path = self.path(file)
         if file.endswith(PARQUET):
-            return pq.ParquetFile(self.path(file)).read(columns=columns)
-        table = self._mapped(file).read_all()
+            return pq.ParquetFile(path).read(columns=columns)
+        table = _mapped(path).read_all()
         return table if columns is None else table.select(columns)
 
     def block(self, file: str, number: int) -> pa.RecordBatch:
-        """Return one block of rows of an Arrow file; it lies in the file, not in memory."""
-        return self._mapped(file).get_batch(number)
+        """Return one block of rows of an Arrow file; it lies in the file, not in memory.
+
+        Of a file that was looked at before: an object store is not asked again for every block.
+        """
+        return _mapped(self._files.known(file)).get_batch(number)
 
     def blocks(self, file: str) -> int:
         """Return the number of blocks of an Arrow file."""
-        return int(self._mapped(file).num_record_batches)
+        return int(_mapped(self._files.known(file)).num_record_batches)
 
     def schema(self, file: str) -> pa.Schema:
         """Return the columns and the metadata of a table of the run."""
-        parquet_ = file.endswith(PARQUET)
-        return pq.read_schema(self.path(file)) if parquet_ else self._mapped(file).schema
-
-    def _mapped(self, file: str) -> pa.ipc.RecordBatchFileReader:
-        return pa.ipc.open_file(pa.memory_map(str(self.path(file))))
+        path = self.path(file)
+        return pq.read_schema(path) if file.endswith(PARQUET) else _mapped(path).schema
 
     def recipe(self, file: str) -> str:
         """Return the name of the work that made a table."""
         return str((self.schema(file).metadata or {}).get(RECIPE, b"").decode())
 
+    def read(self, file: str) -> bytes:
+        """Return the content of a small file as it is now; raises FileNotFoundError."""
+        return self._files.read(file)
+
     def read_json(self, file: str) -> dict[str, object]:
-        """Return a JSON file of the run; empty if it is not there."""
-        path = self.path(file)
-        if not path.exists():
+        """Return a JSON file of the run; empty if it is not there or was cut short."""
+        try:
+            content = json.loads(self.read(file))
+        except (FileNotFoundError, ValueError):
             return {}
-        content = json.loads(path.read_text())
         return content if isinstance(content, dict) else {}
 
 
-def rows(kind: str, columns: Mapping[str, object], length: int) -> pa.Table:
-    """Return a table of this kind (`orchestrator.tables`) from columns.
+@lru_cache
+def _objects(uri: str, process: int) -> Files:
+    """Return this process's connection to an object store."""
+    from orchestrator.objects import ObjectFiles  # its libraries are for those who use one
 
-    A column is a sequence of `length` values, an Arrow array, or one value for
-    all rows; columns that are left out are null. Raises KeyError for a column
-    that the table does not have.
-    """
-    schema = SCHEMAS[kind]
-    unknown = set(columns) - set(schema.names)
-    if unknown:
-        raise KeyError(f"table {kind!r} has no columns {sorted(unknown)}")
-    return pa.table(list(_arrays(schema, columns, length)), schema=schema)
+    return ObjectFiles(uri)
 
 
-def _arrays(
-    schema: pa.Schema, columns: Mapping[str, object], length: int
-) -> Iterator[pa.Array | pa.ChunkedArray]:
-    for field in schema:
-        value = columns.get(field.name)
-        if value is None:
-            yield pa.nulls(length, field.type)
-        elif isinstance(value, (str, int, float, bool)):
-            yield pa.repeat(pa.scalar(value, field.type), length)
-        elif isinstance(value, (pa.Array, pa.ChunkedArray)):
-            yield value.cast(field.type)
-        else:
-            yield pa.array(value, field.type)
+def _whole(path: Path) -> bool:
+    magic = MAGIC[path.suffix]
+    return _framed(*both_ends(path, len(magic)), magic)
 
 
-def parquet(table: pa.Table, recipe: str = "") -> bytes:
-    """Return a table as the bytes of a Parquet file that records its recipe's name."""
-    metadata = {**(table.schema.metadata or {}), RECIPE: recipe.encode()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-    return bytes(sink.getvalue().to_pybytes())
+def _framed(head: bytes, tail: bytes, magic: bytes) -> bool:
+    return head == tail == magic
 
 
-def arrow(tables: pa.Table | Iterable[pa.Table], recipe: str = "") -> Writer:
-    """Return what writes an Arrow file that records its recipe's name.
-
-    Of many tables of one schema the rows follow each other. Each is taken when the one before is
-    written, so they need not be in memory together.
-    """
-
-    def write(place: Path) -> None:
-        given = iter([tables] if isinstance(tables, pa.Table) else tables)
-        first = next(given)
-        metadata = {**(first.schema.metadata or {}), RECIPE: recipe.encode()}
-        schema = first.schema.with_metadata(metadata)
-        none = pa.RecordBatch.from_pylist([], schema)  # so that a file has a block, if an empty one
-        with pa.OSFile(str(place), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for table in chain([first], given):
-                named = table.replace_schema_metadata(metadata)
-                for batch in named.to_batches(max_chunksize=BLOCK_ROWS) or [none]:
-                    writer.write_batch(batch)
-
-    return write
+def _mapped(path: Path) -> pa.ipc.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(str(path)))

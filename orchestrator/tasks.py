@@ -20,6 +20,15 @@ Stage = Literal["prepare", "collect", "reduce", "learn", "evaluate"]
 STAGES: tuple[Stage, ...] = ("prepare", "collect", "reduce", "learn", "evaluate")
 
 
+FLOPS = {"cpu": 3e10, "cuda": 1e14}
+"""Typical floating-point operations a second of one replica: one core; one GPU in bf16."""
+
+
+def rough_seconds(cost: float, device: str) -> float:
+    """Return the time of a forward pass over so many parameters x positions, roughly."""
+    return 2 * cost / FLOPS[device]  # a multiplication and an addition
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """One piece of work, named by its recipe."""
@@ -44,6 +53,10 @@ class Task:
     """Rough work, in parameters x positions; only ratios matter."""
 
 
+class Differing(RuntimeError):
+    """A task was done twice, with different answers (law 4)."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
     """A task that could not be done, as a value; written to `record`."""
@@ -57,6 +70,10 @@ class Failure:
     """Last line of the traceback."""
     traceback: str
     attempts: int
+    log: str = ""
+    """Last lines that its process logged or printed before."""
+    command: str = ""
+    """What does the same again in one process, without Ray."""
     cells: tuple[str, ...] = ()
     """Cells that stay without an answer because of it."""
     blocked: int = 0

@@ -1,88 +1,132 @@
-"""Upkeep: what a run folder says about itself, and what no longer counts in it.
+"""Upkeep: what no longer counts in a run folder goes away, and is told of.
 
 A folder is worked on again and again: after an interruption, after an edit of
 the sweep, for its statistics first and for its cells later. Each time it is
 brought in line with the whole sweep, whichever part of it is done next: one
-plan, one version of every table.
+plan, one version of every table. Every step stands by itself, so a crash between
+two of them leaves the rest to the next time.
+
+What is committed is never written over, so what is damaged has to go before it is
+made again. Answers and tables are read through for that, byte by byte. Partials are
+large and are needed once; only those are read that something missing is made from.
 """
 
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
-import pyarrow as pa
-
-from orchestrator import resume
-from orchestrator.calls import rounds_of
-from orchestrator.names import slug
+from orchestrator import compaction, resume
+from orchestrator.compaction import twin
 from orchestrator.plan import Plan
-from orchestrator.store import Store, parquet, rows
-from orchestrator.tables import SCHEMAS
-from orchestrator.written import as_yaml
+from orchestrator.resume import There
+from orchestrator.store import Store
 
 LABELLED = ("donors", "selections", "statistics", "centres")
 """Folders of tables that have one version each, and say which source they are of."""
+AGE = 3600.0
+"""Seconds after which a file that was being written is taken to be a dead writer's. One that lives
+after all finds its file gone, and writes it again."""
+READERS = 16
+"""Files that are read through at a time: most of it is waiting."""
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}|\.probe-.+")
+"""Names of files that are being written (`orchestrator.store`)."""
+
+Tell = Callable[..., None]
 
 
-def tidy(made: Plan, store: Store, tell: Callable[..., None]) -> None:
-    """Take out of the run folder what no longer counts, and tell of it."""
-    found = resume.left(made, store)
-    for file in found.broken:
-        tell("broken", file=file)
-    for file in found.stale:
-        tell("stale", file=file)
-        store.delete(file)
+def tidy(made: Plan, store: Store, tell: Tell) -> There:
+    """Take out of the run folder what no longer counts, tell of it, and return what there is.
+
+    Nobody else may work on the folder. What is told: `broken`, `orphaned` (one of a part's twins
+    alone), `stale` (made with other constants), `superseded`, `left` (by a dead writer) and
+    `differing`, which stays, since it is not known which of two answers is right.
+    """
+    _abandoned(store, tell)
+    tables = [f for kind in resume.FOLDERS if kind != "partials" for f in store.files(kind)]
+    parts = [f for kind in resume.PARTS for f in store.files(kind)]
+    _unsound(store, [*tables, *parts], tell)
+    _alone(store, tell)
+    compaction.sweep_up(store, tell)
+    there = resume.there(made, store, checked=True)
+    for part, cells in sorted(there.stale.items()):
+        tell("stale", file=part, cells=len(cells))
+        if compaction.is_joined(part):
+            compaction.without(store, part, cells)
+        else:
+            store.delete(part)
+            store.delete(twin(part))
+    if there.stale:  # a joined part's other cells count again
+        there = resume.there(made, store, checked=True)
     # Tables of an earlier version of the sweep would stand beside this one's under the same names.
     named = {task.file for task in made.tasks}
     for kind in LABELLED:
         for file in set(store.files(kind)) - named:
-            tell("superseded", file=file)
-            store.delete(file)
+            _forget(store, file, "superseded", tell)
     _relabelled(made, store, tell)
-    # Results without an execution, as a crash between the two commits leaves them, don't count.
-    kept = {resume.results_of(f) for f in store.files("executions")}
-    for file in set(store.files("results")) - kept:
-        store.delete(file)
+    _partials(made, store, tell)
+    return there
 
 
-def _relabelled(made: Plan, store: Store, tell: Callable[..., None]) -> None:
-    """Forget tables that call their source by a name the sweep has changed since."""
+def _forget(store: Store, file: str, why: str, tell: Tell) -> None:
+    tell(why, file=file)
+    store.delete(file)
+
+
+def _abandoned(store: Store, tell: Tell) -> None:
+    """Forget what writers began and did not end; object stores keep no such thing."""
+    if not store.local:
+        return
+    for path in sorted(store.root.rglob(".*")):
+        file = path.relative_to(store.root).as_posix()
+        if _UNFINISHED.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # its writer ends now
+                if time.time() - path.stat().st_mtime > AGE:
+                    _forget(store, file, "left", tell)
+
+
+def _unsound(store: Store, files: Sequence[str], tell: Tell) -> None:
+    """Forget what is cut short or has a bit flipped."""
+    with ThreadPoolExecutor(READERS) as readers:
+        for file, sound in zip(files, readers.map(store.sound, files), strict=True):
+            if not sound:
+                _forget(store, file, "broken", tell)
+
+
+def _alone(store: Store, tell: Tell) -> None:
+    """Forget parts without their twins, as a crash between two commits leaves them.
+
+    An execution without results proves nothing, and stands in the way of the next.
+    """
+    parts = {f for kind in resume.PARTS for f in store.files(kind)}
+    for part in sorted(parts):
+        if twin(part) not in parts:
+            _forget(store, part, "orphaned", tell)
+
+
+def _relabelled(made: Plan, store: Store, tell: Tell) -> None:
+    """Forget tables that call their source by a name the sweep has changed since, or by none."""
     for task in made.tasks:
         if task.file.split("/")[0] in LABELLED and store.exists(task.file):
-            labels = store.table(task.file, ["data"]).column("data").slice(0, 1).to_pylist()
-            if labels and labels[0] != task.arguments["data_name"]:
-                tell("superseded", file=task.file)
-                store.delete(task.file)
+            table = store.table(task.file, ["data"])
+            labels = set(table["data"].slice(0, 1).to_pylist()) if table.column_names else {None}
+            if labels - {task.arguments["data_name"]}:
+                _forget(store, task.file, "superseded", tell)
 
 
-def write_plan(made: Plan, store: Store) -> None:
-    """Write what the run folder says about itself."""
-    store.replace("sweep.yaml", as_yaml(made.spec).encode())
-    store.replace("cells.parquet", parquet(cells_table(made)))
-    store.replace("plan.parquet", parquet(_plan_table(made)))
-
-
-def cells_table(made: Plan) -> pa.Table:
-    """Return the cells table of a plan."""
-    columns = {c: [r[c] for r in made.rows] for c in SCHEMAS["cells"].names}
-    return rows("cells", columns, len(made.rows))
-
-
-def _plan_table(made: Plan) -> pa.Table:
-    """Return one row per task; a cell is a task whose file is any part of its model's."""
-    tasks: list[tuple[object, ...]] = [
-        (t.name, t.stage, t.kind, t.label, t.arguments["model"], t.file, None) for t in made.tasks
-    ]
-    rounds = {model: rounds_of(made, ref) for model, ref in made.models.items()}
-    tasks += [
-        (
-            c.name,
-            "evaluate",
-            "cell",
-            c.label,
-            c.model,
-            f"executions/{slug(c.model)}",
-            rounds[c.model],
-        )
-        for c in made.cells.values()
-    ]
-    names = SCHEMAS["plan"].names
-    return rows("plan", dict(zip(names, zip(*tasks, strict=True), strict=True)), len(tasks))
+def _partials(made: Plan, store: Store, tell: Tell) -> None:
+    """Forget damaged partials that something missing is made from, however indirectly."""
+    makes = {task.file: task for task in made.tasks}
+    present = {file for kind in resume.FOLDERS for file in store.files(kind)}
+    wanted = [task.file for task in made.tasks if task.kind not in resume.MEANS]
+    seen = set(wanted)
+    while wanted:
+        file = wanted.pop()
+        if file in present:
+            if not file.startswith("partials/") or store.sound(file):
+                continue
+            _forget(store, file, "broken", tell)
+        more = set(makes[file].after) - seen
+        wanted += more
+        seen |= more

@@ -46,3 +46,16 @@ def listening(pid: int) -> set[str]:
             if fields[3] == LISTENING and f"socket:[{fields[9]}]" in inodes:
                 found.add(fields[1].split(":")[0])
     return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and runs: it has not ended, and nobody has stopped it."""
+    return _state(pid) not in ("", "Z", "T")
+
+
+def _state(pid: int) -> str:
+    """Return the letter of a process's state, empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return ""

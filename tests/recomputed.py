@@ -200,7 +200,7 @@ def finished_once(
             file.write_text(yaml.safe_dump(merged, sort_keys=False))
             outcome = sweep.run(file, out=folder / "run", local=True, plugins=plugins)
             assert not outcome.failures
-            runs[text] = outcome.run
+            runs[text] = Path(outcome.run)
         return Finished(runs[text], model)
 
     return found

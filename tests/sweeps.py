@@ -55,20 +55,22 @@ def peaksweep(*arguments: str | Path, timeout: float = 600) -> subprocess.Comple
     )
 
 
-def answers(run: Path) -> pl.DataFrame:
+def answers(run: Path | str) -> pl.DataFrame:
     """Return every result of a run in an order that does not depend on who made it."""
-    return pl.read_parquet(run / "results" / "**" / "*.parquet").sort("cell", "sequence")
+    return pl.read_parquet(Path(run) / "results" / "**" / "*.parquet").sort("cell", "sequence")
 
 
-def executions(run: Path) -> pl.DataFrame:
+def executions(run: Path | str) -> pl.DataFrame:
     """Return what was measured of every cell, without who measured it."""
-    table = pl.read_parquet(run / "executions" / "**" / "*.parquet")
+    table = pl.read_parquet(Path(run) / "executions" / "**" / "*.parquet")
     return table.drop(OF_THE_PROCESS).sort("cell", pl.col("rounds").list.first())
 
 
-def tables(run: Path) -> dict[str, pl.DataFrame]:
+def tables(run: Path | str) -> dict[str, pl.DataFrame]:
     """Return the public tables of a run that do not depend on who made them."""
-    made = {kind: run / kind / "**" / "*.parquet" for kind in ("statistics", "centres", "donors")}
+    run = Path(run)
+    kinds = [k for k in ("statistics", "centres", "donors") if (run / k).exists()]
+    made = {kind: run / kind / "**" / "*.parquet" for kind in kinds}
     made |= {kind: run / f"{kind}.parquet" for kind in ("summary", "contrasts", "curves", "cells")}
     return {kind: pl.read_parquet(path) for kind, path in made.items()}
 

@@ -80,7 +80,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file.write_text(SWEEP)
     outcome = sweep.run(file, out=folder / "run", local=True)
     assert not outcome.failures
-    return outcome.run
+    return Path(outcome.run)
 
 
 @pytest.fixture(scope="module", params=MODELS)

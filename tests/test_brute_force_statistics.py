@@ -81,7 +81,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             file.write_text(text + DATA)
             outcome = sweep.run(file, out=folder / "run", local=True)
             assert not outcome.failures
-            made[text] = outcome.run
+            made[text] = Path(outcome.run)
         return made[text]
 
     return run

@@ -77,7 +77,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Ready:
     outcome = sweep.run(file, out=folder / "run", local=True, plugins=[CLIPPED])
     assert not outcome.failures
     made: Plan = sweep.plan(file, plugins=[CLIPPED])
-    store, cells = Store.open(outcome.run), made.cells
+    store, cells = Store.open(Path(outcome.run)), made.cells
     replica = Replica()
     ref = next(iter(cells.values())).ref
     replica.load(ref)
@@ -94,7 +94,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Ready:
     assert len(fed) > 3
     files = {cell.donors for cell in cells.values() if cell.donors}
     pad = ref.facts.specials["pad"]
-    results = pl.read_parquet(outcome.run / "results" / "**" / "*.parquet").sort("sequence")
+    results = pl.read_parquet(Path(outcome.run) / "results" / "**" / "*.parquet").sort("sequence")
     return Ready(
         replica=replica,
         fed=fed,

@@ -58,14 +58,14 @@ def do(folder: Path, text: str, run: str) -> sweep.Outcome:
 def unreported() -> Iterator[None]:
     """Draw no figures: seconds of every run, and not what is looked at here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "report", lambda root: root / "report" / "index.html")
+        patch.setattr(sweep, "report", lambda store: store.root / "report" / "index.html")
         yield
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run that shares nothing."""
-    return do(tmp_path_factory.mktemp("alone"), SMALL, "run").run
+    return Path(do(tmp_path_factory.mktemp("alone"), SMALL, "run").run)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_second_collection_finds_all_of_it(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_from_a_collection_in_its_folder(tmp_path: Path, alone: Path) -> None:
-    run = collect(tmp_path, SMALL, "run").run
+    run = Path(collect(tmp_path, SMALL, "run").run)
     before = {p: p.stat().st_mtime_ns for p in run.glob("statistics/**/*.parquet")}
     done = len(events(run, "started"))
     do(tmp_path, SMALL, "run")
@@ -132,7 +132,7 @@ def test_a_run_goes_on_from_a_collection_in_its_folder(tmp_path: Path, alone: Pa
 def test_a_collection_takes_nothing_out_of_a_folder_that_holds_more(
     tmp_path: Path, alone: Path
 ) -> None:
-    run = do(tmp_path, SMALL, "run").run
+    run = Path(do(tmp_path, SMALL, "run").run)
     assert collect(tmp_path, SMALL, "run").computed == 0
     assert_same(run, alone)
     assert status(run).finished
@@ -140,12 +140,12 @@ def test_a_collection_takes_nothing_out_of_a_folder_that_holds_more(
 
 def test_a_run_finds_the_statistics_of_another_by_name(home: Path, alone: Path) -> None:
     ended = do(home, SHARED, "second")
-    fetched = {str(e["file"]) for e in events(ended.run, "fetched")}
+    fetched = {str(e["file"]) for e in events(Path(ended.run), "fetched")}
     assert ended.fetched == len(fetched)
-    assert begun(ended.run) == {"donors", "selections", "centres", "results"}
+    assert begun(Path(ended.run)) == {"donors", "selections", "centres", "results"}
     # The centres are made of the merged counts: nothing below these is needed.
     assert not [f for f in fetched if "collect." in f or "pilot." in f]
-    assert_same(ended.run, alone)
+    assert_same(Path(ended.run), alone)
 
 
 def test_a_collection_needs_none_of_the_counts_that_its_statistics_were_made_of(
@@ -153,25 +153,25 @@ def test_a_collection_needs_none_of_the_counts_that_its_statistics_were_made_of(
 ) -> None:
     ended = collect(home, SHARED, "third")
     assert (ended.computed, ended.found) == (0, 0)
-    assert not (ended.run / "partials").exists()
+    assert not (Path(ended.run) / "partials").exists()
     theirs = {p.relative_to(first) for p in first.glob("statistics/**/*.parquet")}
-    mine = {p.relative_to(ended.run) for p in ended.run.glob("statistics/**/*.parquet")}
+    mine = {p.relative_to(Path(ended.run)) for p in Path(ended.run).glob("statistics/**/*.parquet")}
     assert mine == theirs
-    assert all((ended.run / p).samefile(first / p) for p in mine)
+    assert all((Path(ended.run) / p).samefile(first / p) for p in mine)
 
 
 def test_statistics_are_found_whatever_the_data_is_called(home: Path, alone: Path) -> None:
     ended = do(home, SHARED.replace("  digits:", "  pictures:"), "renamed")
-    assert begun(ended.run) == {"donors", "selections", "centres", "results"}
+    assert begun(Path(ended.run)) == {"donors", "selections", "centres", "results"}
     for kind in ("data", "statistics"):
         mine, theirs = (
-            pl.read_parquet(run / kind / "**" / "*.parquet") for run in (ended.run, alone)
+            pl.read_parquet(run / kind / "**" / "*.parquet") for run in (Path(ended.run), alone)
         )
         assert mine["data"].unique().to_list() == ["pictures"]
         assert mine.drop("data").equals(theirs.drop("data"), null_equal=True)
-    assert answers(ended.run).equals(answers(alone), null_equal=True)
+    assert answers(Path(ended.run)).equals(answers(alone), null_equal=True)
     assert (
-        executions(ended.run)
+        executions(Path(ended.run))
         .drop("statistics_digest")
         .equals(executions(alone).drop("statistics_digest"), null_equal=True)
     )
@@ -179,9 +179,9 @@ def test_statistics_are_found_whatever_the_data_is_called(home: Path, alone: Pat
 
 def test_other_counts_are_not_found_under_these_names(home: Path) -> None:
     ended = collect(home, SHARED.replace("shards: 4", "shards: 4, bins: 512"), "finer")
-    counts = pl.read_parquet(ended.run / "statistics" / "**" / "*.parquet")["counts"]
+    counts = pl.read_parquet(Path(ended.run) / "statistics" / "**" / "*.parquet")["counts"]
     assert counts.list.len().unique().to_list() == [512]
-    assert {Path(str(e["file"])).parts[0] for e in events(ended.run, "fetched")} == {"data"}
+    assert {Path(str(e["file"])).parts[0] for e in events(Path(ended.run), "fetched")} == {"data"}
 
 
 class StoppedError(BaseException):
@@ -215,9 +215,9 @@ def test_what_an_interrupted_collection_counted_is_found_by_another(
     ended = collect(tmp_path, SHARED, "other")
     counted = {str(e["file"]) for e in events(tmp_path / "stopped", "done")}
     assert any("collect." in file for file in counted)
-    assert {str(e["file"]) for e in events(ended.run, "fetched")} <= counted
+    assert {str(e["file"]) for e in events(Path(ended.run), "fetched")} <= counted
     assert ended.computed == whole.computed - len(counted)
-    mine, theirs = (tables_of_statistics(run) for run in (ended.run, alone))
+    mine, theirs = (tables_of_statistics(run) for run in (Path(ended.run), alone))
     assert mine.equals(theirs, null_equal=True)
 
 
@@ -231,15 +231,17 @@ def test_a_run_that_needs_other_counts_publishes_them_beside_the_others(
     text = SHARED.replace("resample]", "peak(paper)]")
     before = set((home / "common" / "partials").iterdir())
     ended = do(home, text, "paper")
-    assert {Path(str(e["file"])).name.split(".")[0] for e in events(ended.run, "started")} >= {
-        "recount"
-    }
+    assert {
+        Path(str(e["file"])).name.split(".")[0] for e in events(Path(ended.run), "started")
+    } >= {"recount"}
     added = set((home / "common" / "partials").iterdir()) - before
     assert {p.name.split(".")[0] for p in added} == {"recount", "merge_fixed"}
     assert do(home, text, "paper again").fetched > 0
     assert begun(home / "paper again") == {"selections", "centres", "results"}
     kept = pl.col("method") == "mean"
-    mine, theirs = (pl.read_parquet(r / "curves.parquet").filter(kept) for r in (ended.run, alone))
+    mine, theirs = (
+        pl.read_parquet(r / "curves.parquet").filter(kept) for r in (Path(ended.run), alone)
+    )
     assert mine.equals(theirs, null_equal=True)
 
 

@@ -56,7 +56,7 @@ def block(language: str) -> str:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
-    return sweep.run(written(folder, SMALL), out=folder / "run", local=True).run
+    return Path(sweep.run(written(folder, SMALL), out=folder / "run", local=True).run)
 
 
 def test_the_sweep_file_is_right_and_has_about_ten_lines() -> None:

@@ -54,7 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for question in QUESTIONS:
         ended = sweep.run(EXAMPLES / f"{question}.yaml", out=folder / question, local=True)
         assert not ended.failures
-        found[question] = ended.run
+        found[question] = Path(ended.run)
     return found
 
 

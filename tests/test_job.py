@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.faults import Gates, story, until
 from tests.processes import descendants
 from tests.sweeps import assert_same, peaksweep, written
 
@@ -50,7 +51,12 @@ def ray(*arguments: str, environment: dict[str, str], timeout: float) -> str:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[dict[str, str]]:
+def gates(tmp_path_factory: pytest.TempPathFactory) -> Gates:
+    return Gates(tmp_path_factory.mktemp("gates"))
+
+
+@pytest.fixture(scope="module")
+def cluster(gates: Gates) -> Iterator[dict[str, str]]:
     """A head started on loopback, with the environment that finds it."""
     session = tempfile.mkdtemp(prefix="ray-")  # short: sockets' paths have a limit
     environment = {
@@ -60,6 +66,7 @@ def cluster() -> Iterator[dict[str, str]]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        **gates.environment(),
     }
     environment.pop("RAY_ADDRESS", None)
     head = subprocess.Popen(
@@ -82,9 +89,9 @@ def cluster() -> Iterator[dict[str, str]]:
     shutil.rmtree(session, ignore_errors=True)
 
 
-def submit(cluster: dict[str, str], *arguments: str | Path) -> str:
+def submit(cluster: dict[str, str], *arguments: str | Path, how: Sequence[str] = ()) -> str:
     """Submit a sweep as a job, when the dashboard answers; return what it said."""
-    words = ["job", "submit", "--working-dir", ".", "--", "python", "-m", "orchestrator"]
+    words = ["job", "submit", "--working-dir", ".", *how, "--", "python", "-m", "orchestrator"]
     for _ in range(30):
         said = ray(*words, *map(str, arguments), environment=cluster, timeout=400)
         if "Failed to connect" not in said:
@@ -110,3 +117,26 @@ def test_a_job_without_a_folder_is_told_that_it_would_be_lost(
     assert "exit 0" not in said
     assert "working directory" in said
     assert "throws away" in said
+
+
+def test_a_stopped_job_ends_before_it_is_killed_and_says_how_to_go_on(
+    cluster: dict[str, str], gates: Gates, tmp_path: Path
+) -> None:
+    """Ray sends SIGTERM, and SIGKILL three seconds later: what is said after it was in time."""
+    spec, run = written(tmp_path, SPEC), tmp_path / "job"
+    gates.close("evaluate")
+    said = submit(cluster, "run", spec, "--out", run, how=["--no-wait", "--submission-id", "one"])
+    assert "exit 0" in said, said[-3000:]
+    gates.caught("evaluate")
+    said = ray("job", "stop", "one", environment=cluster, timeout=60)
+    assert "exit 0" in said, said[-3000:]
+    gates.open()
+    said = ray("job", "logs", "one", environment=cluster, timeout=60)
+    assert "Interrupted. Nothing is lost" in said, said[-3000:]
+    until(lambda: "STOPPED" in ray("job", "status", "one", environment=cluster, timeout=60), "it")
+
+    said = submit(cluster, "run", spec, "--out", run)
+    assert "exit 0" in said, said[-3000:]
+    assert len(story(run, "begin")) == 2
+    assert peaksweep("run", spec, "--out", tmp_path / "local", "--local").returncode == 0
+    assert_same(tmp_path / "local", run)

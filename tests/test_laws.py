@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 import torch
 
-from orchestrator import aggregate, calls, cases, cells, names, plan, spec, sweep
+from orchestrator import aggregate, calls, cases, cells, naming, plan, spec, sweep
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.store import Store
 from orchestrator.tasks import Task
@@ -139,10 +139,10 @@ def named_by_recipe(folder: Path) -> None:
 
 
 def named_without_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
-    def name(kind: str, recipe: dict[str, object]) -> str:
-        return names.name(kind, {k: v for k, v in recipe.items() if k != "dtype"})
-
-    monkeypatch.setattr(cells, "name", name)
+    whole = cells.bare
+    monkeypatch.setattr(
+        naming, "bare", lambda *of: {k: v for k, v in whole(*of).items() if k != "dtype"}
+    )
 
 
 # 4 Done is a fact on disk.
@@ -288,7 +288,7 @@ statistics: {shards: 2}
 
 def rotation_keeps_heads(folder: Path) -> None:
     """The unablated model, heads at zero and whole heads at their mean are the same when turned."""
-    run = sweep.run(written(folder, CONTROL), out=folder / "run", local=True).run
+    run = Path(sweep.run(written(folder, CONTROL), out=folder / "run", local=True).run)
     sums = answers(run).group_by("cell").agg(pl.col("loss").sum())
     points = pl.read_parquet(run / "cells.parquet").join(sums, on="cell")
     own, turned = (

@@ -31,7 +31,7 @@ statistics: {shards: 2}
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return sweep.run(written(tmp_path, SMALL), out=tmp_path / "run", local=True).run
+    return Path(sweep.run(written(tmp_path, SMALL), out=tmp_path / "run", local=True).run)
 
 
 def again(run: Path, text: str = SMALL) -> sweep.Outcome:
@@ -62,8 +62,8 @@ def test_results_whose_execution_is_missing_are_made_again(run: Path, tmp_path: 
     for file in run.glob("executions/**/*.parquet"):
         file.unlink()
     assert again(run).computed == 3
-    other = sweep.run(written(tmp_path, SMALL), out=tmp_path / "other", local=True).run
-    assert answers(run).equals(answers(other), null_equal=True)
+    other = Path(sweep.run(written(tmp_path, SMALL), out=tmp_path / "other", local=True).run)
+    assert answers(run).equals(answers(Path(other)), null_equal=True)
 
 
 def test_a_changed_constant_makes_its_cells_stale(run: Path) -> None:
@@ -74,6 +74,37 @@ def test_a_changed_constant_makes_its_cells_stale(run: Path) -> None:
     centres.unlink()
     table.with_columns(pl.col("value") + 1).write_parquet(centres)
     assert again(run).computed == 3  # the part holds the other cells too
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_that_was_moved_goes_on_where_it_was(run: Path, finished: bool) -> None:
+    whole = answers(run)
+    if not finished:
+        for kind in ("results", "executions"):
+            for file in run.glob(f"{kind}/**/*.parquet"):
+                file.unlink()
+    tables = {f: f.stat().st_mtime_ns for f in run.glob("statistics/**/*.parquet")}
+    moved = run.rename(run.parent / "another place")
+    ended = sweep.run(written(run.parent, SMALL), out=moved, local=True)
+    assert (ended.computed, ended.found) == ((0, 3) if finished else (3, 0))
+    assert not run.exists()
+    assert answers(moved).equals(whole, null_equal=True)
+    for file, made in tables.items():
+        assert (moved / file.relative_to(run)).stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("kind", ["results", "executions", "statistics", "centres", "data"])
+def test_a_flipped_bit_is_told_and_made_good(run: Path, kind: str) -> None:
+    whole = answers(run)
+    file = min(run.glob(f"{kind}/**/*.parquet"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    ended = again(run)
+    assert ended.computed == (3 if kind in ("results", "executions") else 0)
+    story = (run / "events.jsonl").read_text()
+    assert f'"broken", "file": "{file.relative_to(run)}"' in story
+    assert answers(run).equals(whole, null_equal=True)
 
 
 def test_other_answers_under_the_same_name_are_an_error(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_sweep_files_are_right(text: str) -> None:
 
 @pytest.mark.slow
 def test_the_query_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = sweep.collect(written(tmp_path, SMALL), out=tmp_path / "run", local=True).run
+    run = Path(sweep.collect(written(tmp_path, SMALL), out=tmp_path / "run", local=True).run)
     exec(blocks("python")[0].replace("runs/embedded", str(run)), {})
     assert "zoo:opt" in capsys.readouterr().out
 

@@ -159,8 +159,13 @@ def _difference(projection: nn.Linear, seen: tuple[Tensor, Tensor] | None, where
             " there. Correct the row of this family in workers/families.py."
         )
     x_STN, hooked_STD = seen
-    size = hooked_STD.float().abs().max().item()
-    difference = (projection(x_STN).float() - hooked_STD.float()).abs().max().item()
+    wanted_STD, folded_STD = hooked_STD.float(), projection(x_STN).float()
+    if not wanted_STD.isfinite().all():
+        # Out of the numbers' range: a loss that is no number is an answer. The rest is compared.
+        known_STD = wanted_STD.isfinite() & folded_STD.isfinite()
+        wanted_STD, folded_STD = (x.where(known_STD, 0.0) for x in (wanted_STD, folded_STD))
+    size = wanted_STD.abs().max().item()
+    difference = (folded_STD - wanted_STD).abs().max().item()
     limit = size * TOLERANCE[hooked_STD.dtype]
     if not difference <= limit:  # written so that a nan is refused
         raise AblationError(

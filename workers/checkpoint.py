@@ -6,15 +6,20 @@ leaves a missing tensor random, it runs code that came along. Here the
 configuration is parsed, the family found, and the header of every
 safetensors file read and checked against the file's size.
 
+A folder names no file outside of itself: shards are names below it. That a name
+is a link is another matter, and left alone: in a hub's cache all files are links
+to `../../blobs`, made by whoever made the folder.
+
 The digest is over the files that are read, names and contents; a README or an
 optimizer state beside them changes nothing.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -35,6 +40,7 @@ TOKENIZER = (
     "merges.txt",
 )
 CHUNK = 1 << 22  # bytes read at a time for a digest
+LARGEST = 1 << 26  # bytes of a JSON file: an index of 400,000 tensors has half of that
 
 
 class CheckpointError(ValueError):
@@ -97,12 +103,14 @@ def inspect(folder: Path) -> Checkpoint:
             f" {error}"
         ) from None
     files = _weight_files(folder)
+    tensors = {name: stored for file in files for name, stored in _header(file).items()}
+    _refuse_endless(path, config, len(tensors))
     return Checkpoint(
         folder=folder,
         config=config,
         family=family,
         files=files,
-        tensors={name: stored for file in files for name, stored in _header(file).items()},
+        tensors=tensors,
         tokenizer=()
         if family.modality == "image"
         else tuple(folder / name for name in TOKENIZER if (folder / name).is_file()),
@@ -112,8 +120,21 @@ def inspect(folder: Path) -> Checkpoint:
 def parsed(path: Path) -> dict[str, Any]:
     """Return the mapping that a JSON file holds."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise CheckpointError(
+                f"{path} has more than {LARGEST >> 20} MiB; a file of its name has a few KiB."
+                " Restore it from its source."
+            )
+        found = json.loads(content.decode("utf-8"))
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}). Restore it from its source."
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not JSON ({error}). Restore it from its source."
         ) from None
@@ -158,10 +179,17 @@ def pixels_of(checkpoint: Checkpoint, channels: int) -> Pixels:
         mean, std = said.get("image_mean"), said.get("image_std")
         if said.get("do_normalize") is False:
             mean, std = 0.0, 1.0
+    means = _per_channel(mean, channels, "mean", path)
+    deviations = _per_channel(std, channels, "standard deviation", path)
+    if 0.0 in deviations:
+        raise CheckpointError(
+            f"{path} says a standard deviation of 0, by which no pixel can be divided. Correct the"
+            " file."
+        )
     return Pixels(
-        scale=float(scale),
-        mean=_per_channel(mean, channels, "mean", path),
-        std=_per_channel(std, channels, "standard deviation", path),
+        scale=_number(scale, "scale of pixels", path),
+        mean=means,
+        std=deviations,
     )
 
 
@@ -175,7 +203,15 @@ def _per_channel(said: Any, channels: int, what: str, path: Path) -> tuple[float
             f" {channels}; without it the pixels it was trained on are unknown. Save the image"
             " processor beside the model, or correct the file."
         )
-    return tuple(float(value) for value in values)
+    return tuple(_number(value, what, path) for value in values)
+
+
+def _number(said: Any, what: str, path: Path) -> float:
+    if isinstance(said, bool) or not isinstance(said, (int, float)) or not abs(said) < math.inf:
+        raise CheckpointError(
+            f"{path} says the {what} is {said!r}; expected a finite number. Correct the file."
+        )
+    return float(said)
 
 
 def some(names: Iterable[str]) -> str:
@@ -194,7 +230,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
                 f"{folder / INDEX} has no `weight_map`, so it lists no weights. Restore it from its"
                 " source."
             )
-        files = tuple(folder / str(shard) for shard in sorted(set(shards.values())))
+        files = tuple(folder / shard for shard in _within(folder, shards.values()))
         if gone := [file.name for file in files if not file.is_file()]:
             raise CheckpointError(
                 f"{folder} lacks {some(gone)}, which {INDEX} lists. Download what is missing."
@@ -212,11 +248,36 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     )
 
 
+def _refuse_endless(path: Path, config: Mapping[str, Any], tensors: int) -> None:
+    """Refuse more layers than there are tensors: a library would build them for hours."""
+    arguments = config.get("model_args")
+    depth = arguments.get("depth") if isinstance(arguments, dict) else None
+    for layers in (config.get("num_hidden_layers"), depth):
+        if isinstance(layers, int) and layers > tensors:
+            raise CheckpointError(
+                f"{path} says {layers} layers, and the weights are {tensors} tensors in all."
+                " Restore config.json, or the weights that belong to it."
+            )
+
+
+def _within(folder: Path, shards: Iterable[object]) -> list[str]:
+    """Return the names of an index's shards, sorted; refuse what is no name below the folder."""
+    names = {shard for shard in shards if isinstance(shard, str)}
+    for shard in [*(s for s in shards if not isinstance(s, str)), *sorted(names)]:
+        path = PurePosixPath(shard if isinstance(shard, str) else "")
+        if not path.name.endswith(".safetensors") or path.is_absolute() or ".." in path.parts:
+            raise CheckpointError(
+                f"{folder / INDEX} names the shard {shard!r}; expected a safetensors file inside of"
+                " the folder. Put the shards beside the index and name them there."
+            )
+    return sorted(names)
+
+
 def _header(file: Path) -> dict[str, Stored]:
     try:
         with safe_open(file, framework="np"):  # checks the header against the file's size
             pass
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{file} is not a whole safetensors file ({error}). Download or save it again."
         ) from None

@@ -100,7 +100,7 @@ def facts(folder: Path) -> ModelFacts:
         bytes=sum(stored.bytes for stored in checkpoint.tensors.values()),
         digest=weight_digest(checkpoint),
         tokenizer=digest(checkpoint.tokenizer) if checkpoint.tokenizer else None,
-        specials={} if family.modality == "image" else _specials(checkpoint),
+        specials={} if family.modality == "image" else _specials(checkpoint, told.vocabulary),
     )
 
 
@@ -172,7 +172,18 @@ def adopt(module: nn.Module, *, pixels: Pixels | None = None) -> Model:
     return Model(module=module.eval(), ref=ref, family=family, pixels=pixels)
 
 
-def _specials(checkpoint: Checkpoint) -> dict[str, int]:
+def _specials(checkpoint: Checkpoint, vocabulary: int) -> dict[str, int]:
+    """Return special token ids by role, refusing those that the model has no embedding of."""
+    found = _named(checkpoint)
+    if beyond := [role for role, token in found.items() if not 0 <= token < vocabulary]:
+        raise CheckpointError(
+            f"In {checkpoint.folder} the special token {beyond[0]} is {found[beyond[0]]}, and the"
+            f" model has {vocabulary} tokens. Use the tokenizer that the model was trained with."
+        )
+    return found
+
+
+def _named(checkpoint: Checkpoint) -> dict[str, int]:
     """Return special token ids by role: the tokenizer's, or without one the configuration's."""
     roles = ("bos", "eos", "pad", "mask", "unk")
     if not checkpoint.tokenizer:
@@ -198,7 +209,7 @@ def main(folders: list[str]) -> None:
     for folder in folders:
         try:
             said.append(asdict(facts(Path(folder))))
-        except (CheckpointError, UnknownFamilyError) as error:
+        except (CheckpointError, UnknownFamilyError, OSError) as error:
             said.append({"error": str(error)})
     sys.stdout.write(json.dumps(said) + "\n")
 

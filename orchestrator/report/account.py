@@ -13,7 +13,6 @@ from orchestrator.report.activations import NEAR, Counted
 from orchestrator.report.html import Child, Element, bullets, tag
 from orchestrator.report.read import Run
 from orchestrator.report.words import count, listed, percent
-from orchestrator.store import Store
 
 FEW_MASKS = 10
 PAPER = "OPT 1.3B, Mistral 7B, RoBERTa-large and ViT-B"
@@ -126,7 +125,7 @@ def _parameters(run: Run) -> str:
 
 def notes(run: Run, counted: Mapping[str, Counted]) -> list[Element]:
     """Return what a careful reader should know before believing a number."""
-    said = results.notes(Store(run.folder.absolute()), axes=0)
+    said = results.notes(run.store, axes=0)
     said += atoms(run, counted)
     masks = run.curves["masks"].max()
     if isinstance(masks, int) and 1 < masks < FEW_MASKS:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from orchestrator.labels import OWN
 from orchestrator.report.words import method_name, percent
+from orchestrator.store import PARQUET, Store
 
 NEURON = ("layer", "neuron")
 GELU_MINIMUM, NEAR = -0.17, 0.01
@@ -91,11 +92,14 @@ class Activations:
     names those to take if they are there, the first first.
     """
 
-    def __init__(self, folder: Path, model: str, site: str, prefer: Sequence[str] = ()) -> None:
+    def __init__(
+        self, run: Path | Store, model: str, site: str, prefer: Sequence[str] = ()
+    ) -> None:
+        store = Store.of(run)
         self._model, self._site = model, site
         collected = {"model": model, "site": site, "basis": OWN}
-        self._statistics = _of_one(_scan(folder / "statistics", collected), prefer)
-        self._centres = _of_one(_scan(folder / "centres", collected), prefer)
+        self._statistics = _of_one(_scan(store, "statistics", collected), prefer)
+        self._centres = _of_one(_scan(store, "centres", collected), prefer)
 
     @property
     def collected(self) -> bool:
@@ -252,11 +256,12 @@ class Activations:
         return {method_name(m, p): (low, middle, high) for m, p, low, middle, high in places.rows()}
 
 
-def _scan(folder: Path, where: Mapping[str, str]) -> pl.LazyFrame | None:
-    files = sorted(folder.glob("**/*.parquet"))
+def _scan(store: Store, kind: str, where: Mapping[str, str]) -> pl.LazyFrame | None:
+    files = store.paths(store.files(kind, PARQUET))
     if not files:
         return None
-    return pl.scan_parquet(files).filter(*(pl.col(key) == value for key, value in where.items()))
+    own = [pl.col(key) == value for key, value in where.items()]
+    return pl.scan_parquet(files, glob=False).filter(*own)
 
 
 def _of_one(rows: pl.LazyFrame | None, prefer: Sequence[str]) -> pl.LazyFrame | None:

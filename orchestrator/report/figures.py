@@ -14,13 +14,13 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import altair as alt
 import vl_convert
 
 from orchestrator.report.html import Element, tag
 from orchestrator.report.style import CONFIG
+from orchestrator.store import Store
 
 Spec = Mapping[str, object]
 """A piece of Vega-Lite."""
@@ -81,12 +81,12 @@ class Figure:
     alt: str
     """What it shows, for people who can't see it."""
 
-    def draw(self, folder: Path, numbered: int) -> Element:
-        """Write the figure's SVG and PNG into `folder`; return it as an element of the page."""
+    def draw(self, run: Store, numbered: int) -> Element:
+        """Put the figure's SVG and PNG into a run's report; return it as an element of the page."""
         spec = {**self.chart, "datasets": self.data, "config": CONFIG}
         svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-        (folder / f"{self.name}.svg").write_text(svg, encoding="utf-8")
-        (folder / f"{self.name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+        run.replace(f"report/{self.name}.svg", svg.encode())
+        run.replace(f"report/{self.name}.png", vl_convert.svg_to_png(svg, scale=2))
         label = f"Figure {numbered}"
         return tag(
             "figure",

@@ -33,6 +33,7 @@ from orchestrator.report.stops import stops_section
 from orchestrator.report.tables import areas_table, held_table, metrics_table, more_settings
 from orchestrator.report.taken import taken
 from orchestrator.report.words import count, listed, metric_said
+from orchestrator.store import Store
 
 SENTENCES = 10
 """With more settings of one question, its answers are counted in words and listed in a table."""
@@ -44,35 +45,33 @@ TABLES_AT = (0.5, 0.9)
 """Fractions of the printed tables: the paper's."""
 
 
-def report(run: Path | str) -> Path:
-    """Write the report of a run folder into its `report/` and return the page's path.
+def report(run: Path | str | Store) -> Path:
+    """Write the report of a run folder into its `report/`; return where on this machine it lies.
 
     `report/index.html` stands alone; each figure is beside it as SVG and PNG. A
-    run that isn't complete gives a page that says what is missing.
+    run that isn't complete gives a page that says what is missing. Of a run in an
+    object store the path is that of a copy.
 
     Raises FileNotFoundError if there is no such folder, ValueError if a table
-    in it lacks a column.
+    in it lacks a column, StoreError if it cannot be written.
     """
-    found = read_run(Path(run))
-    folder = found.folder / "report"
-    folder.mkdir(exist_ok=True)
+    found = read_run(run)
     template = Template(
         resources.files("orchestrator.report").joinpath("page.html").read_text(encoding="utf-8")
     )
     title = tag("title", f"Ablation sweep {found.name}")
     page = template.substitute(
-        title=written([title]), body=written([header(found), *_sections(found, folder)])
+        title=written([title]), body=written([header(found), *_sections(found)])
     )
-    beside = folder / "index.html.part"
-    beside.write_text(page, encoding="utf-8")
-    return beside.replace(folder / "index.html")
+    found.store.replace("report/index.html", page.encode())
+    return found.store.path("report/index.html")
 
 
-def _sections(run: Run, folder: Path) -> list[Element]:
+def _sections(run: Run) -> list[Element]:
     collected = _collected(run)
     panels = [(label, a) for label, a in collected.items() if a.collected]
     counted = {label: a.counted() for label, a in panels}
-    drawn = _Numbered(folder)
+    drawn = _Numbered(run.store)
     declared = _declared(run, drawn)
     undeclared = exploratory(run)
     parts = [
@@ -124,21 +123,21 @@ def _collected(run: Run) -> Mapping[str, Activations]:
     for (model, part), data in single.items():
         label = f"{model} · {site(part)}" if model in several else str(model)
         prefer = [str(named)] if named else []
-        found[label] = Activations(run.folder, model, part, [*prefer, data])
+        found[label] = Activations(run.store, model, part, [*prefer, data])
     return found
 
 
 class _Numbered:
     """Draws figures and numbers them in the order of the page."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._drawn = folder, 0
+    def __init__(self, store: Store) -> None:
+        self._store, self._drawn = store, 0
 
     def draw(self, figure: Figure | None) -> Sequence[Element]:
         if figure is None:
             return []
         self._drawn += 1
-        return [figure.draw(self._folder, self._drawn)]
+        return [figure.draw(self._store, self._drawn)]
 
 
 def _damage(run: Run, drawn: _Numbered) -> list[Element]:

@@ -7,10 +7,9 @@ uses are read, so a table may grow others.
 What a panel is and what it is called stands in `settings`.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import polars as pl
 import polars.selectors as cs
@@ -20,7 +19,7 @@ from orchestrator import results
 from orchestrator.report import settings
 from orchestrator.report.settings import PANEL
 from orchestrator.report.words import method_name
-from orchestrator.store import Store
+from orchestrator.store import PARQUET, Store
 
 _SETTING: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(PANEL, pl.String),
@@ -123,7 +122,7 @@ _NEEDED: Mapping[str, Mapping[str, type[pl.DataType] | pl.DataType]] = {
 class Run:
     """A run folder as a report sees it; a table that isn't there is empty."""
 
-    folder: Path
+    store: Store
     settings: pl.DataFrame
     """A row per panel in the order of the sweep file, as `settings.labelled` gives it."""
     modality: Mapping[str, str]
@@ -183,68 +182,61 @@ class Run:
     @property
     def name(self) -> str:
         """The sweep's name, or the folder's where the sweep file has none."""
-        return str(self.spec.get("name") or self.folder.name)
+        return str(self.spec.get("name") or PurePath(self.store.uri).name)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(where: Path | str | Store) -> Run:
     """Return what is in a run folder.
 
     Raises FileNotFoundError if the folder isn't there, ValueError if a table in
     it lacks a column.
     """
-    if not folder.is_dir():
+    store = Store.of(where)
+    if store.local and not store.root.is_dir():
         raise FileNotFoundError(
-            f"found no folder at {folder}, expected a run folder as `peaksweep run` leaves it; give"
-            " the folder that was named with --out"
+            f"found no folder at {store.uri}, expected a run folder as `peaksweep run` leaves it;"
+            " give the folder that was named with --out"
         )
-    cells = _table(folder, "cells", [folder / "cells.parquet"])
-    summary = _table(folder, "summary", [folder / "summary.parquet"])
+    cells, summary = _table(store, "cells"), _table(store, "summary")
     labels = settings.labelled(cells if cells.height else summary)
     named = labels.select(*PANEL, "panel")
-    data = _table(folder, "data", sorted((folder / "data").glob("**/*.parquet")))
-    text = _text(folder / "sweep.yaml")
+    data = _table(store, "data")
+    text = _text(store, "sweep.yaml")
     spec = yaml.safe_load(text)
     return Run(
-        folder=folder,
+        store=store,
         settings=labels,
         modality=dict(
             named.join(cells, on=PANEL).unique("panel").select("panel", "modality").rows()
         ),
         cells=cells.join(named, on=PANEL, maintain_order="left"),
         summary=summary.join(named, on=PANEL, maintain_order="left"),
-        curves=_banded(_of_panels(folder, "curves", named)),
-        areas=_of_panels(folder, "areas", named),
-        contrasts=_about(_table(folder, "contrasts", [folder / "contrasts.parquet"]), labels),
-        stops=_of_panels(folder, "stops", named),
-        unread=results.unread(Store(folder.absolute())),
-        effects=_table(
-            folder,
-            "selections",
-            sorted((folder / "selections").glob("**/*.parquet")),
-            keep=pl.col("score_low").is_not_null(),
-        ),
-        executions=_table(
-            folder, "executions", sorted((folder / "executions").glob("**/*.parquet"))
-        ),
+        curves=_banded(_of_panels(store, "curves", named)),
+        areas=_of_panels(store, "areas", named),
+        contrasts=_about(_table(store, "contrasts"), labels),
+        stops=_of_panels(store, "stops", named),
+        unread=results.unread(store),
+        effects=_table(store, "selections", keep=pl.col("score_low").is_not_null()),
+        executions=_table(store, "executions"),
         data=data.group_by("model", "data", "role", maintain_order=True).agg(
             documents=pl.col("document").n_unique(), sequences=pl.col("sequence").n_unique()
         ),
-        failures=[
-            json.loads(file.read_text()) for file in sorted((folder / "failures").glob("*.json"))
-        ],
-        provenance=json.loads(_text(folder / "provenance.json") or "{}"),
+        failures=[store.read_json(file) for file in store.files("failures", ".json")],
+        provenance=store.read_json("provenance.json"),
         spec=spec if isinstance(spec, Mapping) else {},
         spec_text=text,
     )
 
 
-def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.exists() else ""
+def _text(store: Store, file: str) -> str:
+    try:
+        return store.read(file).decode("utf-8")
+    except FileNotFoundError:
+        return ""
 
 
-def _of_panels(folder: Path, table: str, labels: pl.DataFrame) -> pl.DataFrame:
-    rows = _table(folder, table, [folder / f"{table}.parquet"])
-    return rows.join(labels, on=PANEL, maintain_order="left")
+def _of_panels(store: Store, table: str, labels: pl.DataFrame) -> pl.DataFrame:
+    return _table(store, table).join(labels, on=PANEL, maintain_order="left")
 
 
 def _banded(curves: pl.DataFrame) -> pl.DataFrame:
@@ -274,20 +266,17 @@ def _about(contrasts: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
     return rows.sort("_place", maintain_order=True).drop("_place")
 
 
-def _table(
-    folder: Path, table: str, files: Sequence[Path], keep: pl.Expr | None = None
-) -> pl.DataFrame:
-    needed = _NEEDED[table]
-    frames = []
-    for file in files:
-        if not file.exists():
-            continue
-        scan = pl.scan_parquet(file)
+def _table(store: Store, table: str, keep: pl.Expr | None = None) -> pl.DataFrame:
+    """Return the columns that are needed of a table: of its file, or of all files in its folder."""
+    needed, frames = _NEEDED[table], []
+    one = f"{table}.parquet"
+    for path in store.paths([one] if store.exists(one) else store.files(table, PARQUET)):
+        scan = pl.scan_parquet(path, glob=False)
         absent = sorted(set(needed) - set(scan.collect_schema().names()))
         if absent:
             raise ValueError(
-                f"the table {file.relative_to(folder)} has no column {', '.join(absent)}, which the"
-                f" report needs; delete the file and run the sweep again to have it made anew"
+                f"the table {path.relative_to(store.root)} has no column {', '.join(absent)}, which"
+                " the report needs; delete the file and run the sweep again to have it made anew"
             )
         if keep is not None:
             scan = scan.filter(keep)

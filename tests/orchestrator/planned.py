@@ -137,7 +137,7 @@ def make(
 
 def points(made: Plan, **where: object) -> list[dict[str, Any]]:
     """Return the rows of the cells table that say all of this."""
-    rows = [{**r, "parameters": json.loads(str(r["parameters"]))} for r in made.rows]
+    rows = [{**r, "parameters": json.loads(str(r["parameters"]))} for r in made.rows.to_pylist()]
     return [r for r in rows if all(r[k] == v for k, v in where.items())]
 
 

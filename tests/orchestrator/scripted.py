@@ -11,7 +11,7 @@ from random import Random
 from typing import Literal
 
 from orchestrator.pool import Done, Event, Lost, Raised, Ready
-from orchestrator.scheduler import IN_FLIGHT
+from orchestrator.roster import IN_FLIGHT
 from orchestrator.tasks import Task
 from tests.orchestrator import planned
 from workers.messages import ModelRef
@@ -19,6 +19,10 @@ from workers.messages import ModelRef
 Outcome = Literal["done", "raise", "lose"]
 Script = Callable[[Task, int], Outcome]
 """(task, which attempt at it, from 1) to what happens."""
+
+
+PATIENCE = 100
+"""Waits in a row, of a second each, in which nothing happens: workers may rest."""
 
 
 class StuckError(AssertionError):
@@ -85,6 +89,8 @@ class ScriptedPool:
         self.most_in_flight = self.most_free = 0
         self.slow_to_load = False
         self.unloadable: set[str] = set()
+        self.now = 0.0
+        self.in_vain = 0
         self._loading: dict[int, ModelRef] = {}
         self._holding: dict[int, ModelRef] = {}
         self._sent: dict[int, list[Task]] = {i: [] for i in range(workers)}
@@ -120,13 +126,15 @@ class ScriptedPool:
 
     def wait(self, seconds: float) -> Sequence[Event]:
         assert seconds > 0
+        self.now += seconds
         if self.slow_to_load and self._loading:
             return []
         events: list[Event] = []
         for _ in range(self.draw.randint(1, 3)):
             if possible := self._possible():
                 events.append(self.draw.choice(possible)())
-        if not events:
+        self.in_vain = 0 if events else self.in_vain + 1
+        if self.in_vain > PATIENCE:
             raise StuckError("nothing is under way and the scheduler waits")
         return events
 
@@ -159,6 +167,9 @@ class ScriptedPool:
 
     def stop(self, worker: int) -> None:
         self._sent[worker].clear()
+
+    def says(self) -> str:
+        return "One worker asks for 1 CPU; there is none."
 
     def close(self) -> None:
         self._free.clear()

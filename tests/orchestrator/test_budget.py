@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from orchestrator import budget as budgeting
-from orchestrator.budget import FLOPS, PROCESS_BYTES, Demand
+from orchestrator.budget import PROCESS_BYTES, Demand
 from orchestrator.graph import DRAWS
 from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
+from orchestrator.tasks import FLOPS
 from tests.orchestrator import planned
 from workers.learning_cost import memory_bytes
 from workers.loading import facts

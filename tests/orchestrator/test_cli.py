@@ -160,7 +160,8 @@ def test_a_signal_ends_with_its_code_and_cleans_up_on_the_way(
 
     shell.sweep(run=run)
     assert shell("run", "x.yaml") == code
-    assert shell.err == "Interrupted. Nothing is lost: run the same command again to go on.\n"
+    same = "to go on, run the same again: peaksweep run x.yaml"
+    assert shell.err == f"Interrupted. Nothing is lost: {same}\n"
     assert left == ["the pool"]
 
 
@@ -344,8 +345,7 @@ def test_a_sweep_of_which_nothing_succeeded_is_told_so(
     planned.know(monkeypatch, {"a": planned.facts()})
     made = planned.make(tmp_path)
     store = Store.open(tmp_path / "run")
-    columns = {c: [row[c] for row in made.rows] for c in made.rows[0]}
-    store.replace("cells.parquet", parquet(rows("cells", columns, len(made.rows))))
+    store.replace("cells.parquet", parquet(made.rows))
     results.aggregated(store, [("peak", "mean")])
     shell.sweep(run=lambda *_, **__: Ended(store.root, failure()))
     assert shell("run", "x.yaml") == 1, shell.err

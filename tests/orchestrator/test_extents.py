@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from orchestrator import aggregate
 from orchestrator.answers import answers, nominal
 from orchestrator.comparisons import Sample
-from orchestrator.extents import Integers, extents, layers, measure, worth
+from orchestrator.extents import Integers, counted, extents, layers, measure, worth
 from orchestrator.intervals import Floats
 from tests.orchestrator.answered import OPTIMAL, cells, results, stopped
 
@@ -119,10 +119,10 @@ def numbers(frame: pl.DataFrame, value: str = "estimate") -> Floats:
 
 
 def test_the_extent_is_the_number_of_whole_rounds_before_the_first_gap() -> None:
-    counted = {0: [2, 2, 1], 1: [2, 2], 2: [2, 0, 1], 3: [1, 2, 1], 4: [2, 2, 1]}
-    pairs = [(c, r) for c, n in counted.items() for r, times in enumerate(n) for _ in range(times)]
+    numbers = {0: [2, 2, 1], 1: [2, 2], 2: [2, 0, 1], 3: [1, 2, 1], 4: [2, 2, 1]}
+    pairs = [(c, r) for c, n in numbers.items() for r, times in enumerate(n) for _ in range(times)]
     cell_R, round_R = np.array(pairs).T
-    assert extents(cell_R, round_R).tolist() == [3, 2, 1, 0, 3]
+    assert extents(counted(cell_R, round_R)).tolist() == [3, 2, 1, 0, 3]
 
 
 def test_a_summary_has_levels_of_all_that_a_cell_read_and_changes_of_what_both_did() -> None:

@@ -155,12 +155,22 @@ def test_a_cache_that_cannot_be_written_only_costs_time(
     assert len(reader.asked) == 2
 
 
-def test_a_reader_that_crashes_is_our_error_not_the_users(
+def test_a_folder_that_brings_down_its_reader_is_refused_by_name(
     checkpoints: dict[str, Path], reader: Reader
 ) -> None:
-    reader.fails = "Traceback: segmentation fault"
-    with pytest.raises(RuntimeError, match="segmentation fault"):
-        facts([checkpoints["text"]])
+    reader.fails = "a line\nSegmentation fault"
+    (found,) = facts([checkpoints["text"]])
+    assert isinstance(found, ModelError)
+    assert "text ended the process that did (exit code 1: Segmentation fault)" in str(found)
+
+
+def test_of_many_folders_each_is_read_by_itself_when_one_brings_down_the_reader(
+    checkpoints: dict[str, Path], reader: Reader
+) -> None:
+    reader.fails = "Killed"
+    found = facts([checkpoints["text"], checkpoints["image"]])
+    assert reader.asked == [["text", "image"], ["text"], ["image"]]
+    assert ["text" in str(found[0]), "image" in str(found[1])] == [True, True]
 
 
 def test_no_models_need_no_process(reader: Reader) -> None:

@@ -12,13 +12,13 @@ import pytest
 
 from benchmarks import grid
 from orchestrator import calls, resume, rounds, values
-from orchestrator.calls import call
+from orchestrator.calls import call, filled
+from orchestrator.listing import write_plan
 from orchestrator.plan import Plan, with_cells
 from orchestrator.results import _reading, unread
 from orchestrator.stops import SCHEMA, Reading, stops
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tasks import Task
-from orchestrator.upkeep import write_plan
 from tests.orchestrator import planned
 from tests.orchestrator.test_resume import do
 
@@ -119,7 +119,7 @@ def finish(
             continue
         if not set(task.cells).isdisjoint(never):
             continue
-        evaluate(store, plan, task)
+        evaluate(store, plan, filled(plan, task))
         made.append(task)
         waiting += left.pace.more(task)
     return made

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from orchestrator import plan as planning
@@ -176,8 +175,9 @@ def test_a_task_is_named_in_its_file_and_says_whose_model_it_is_of(plans: list[P
 
 def test_every_row_has_its_cell_and_every_cell_a_row(plans: list[Plan]) -> None:
     for plan in plans:
-        assert {row["cell"] for row in plan.rows} == plan.cells.keys()
-        for row in plan.rows:
+        rows = plan.rows.to_pylist()
+        assert {row["cell"] for row in rows} == plan.cells.keys()
+        for row in rows:
             cell = plan.cells[str(row["cell"])]
             assert cell.model == row["model"]
             assert (row["units_held"] == 0) == (cell.arguments == {})
@@ -185,10 +185,9 @@ def test_every_row_has_its_cell_and_every_cell_a_row(plans: list[Plan]) -> None:
 
 
 def test_rows_fit_the_table_of_cells(plans: list[Plan]) -> None:
-    schema = SCHEMAS["cells"]
     for plan in plans:
-        assert {frozenset(row) for row in plan.rows} == {frozenset(schema.names)}
-        pa.Table.from_pylist([dict(row) for row in plan.rows], schema=schema)
+        assert plan.rows.schema == SCHEMAS["cells"]
+        plan.rows.validate(full=True)
 
 
 def test_what_is_for_one_cell_says_which_and_that_cell_needs_it(plans: list[Plan]) -> None:
@@ -255,7 +254,7 @@ def test_every_constant_has_its_table_zero_too(base: Path) -> None:
 def test_models_of_one_sweep_share_no_cell(base: Path) -> None:
     plan = planned.make(base, models=["a", "b", "m"])
     owners = {}
-    for row in plan.rows:
+    for row in plan.rows.to_pylist():
         assert owners.setdefault(row["cell"], row["model"]) == row["model"]
     assert {c.model for c in plan.cells.values()} == {"a", "b", "m"}
 

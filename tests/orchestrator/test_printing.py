@@ -1,6 +1,7 @@
 """What a plan, a status and a summary look like on a terminal."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from orchestrator import amounts, printing
 from orchestrator import budget as budgeting
-from orchestrator import printing
-from orchestrator.status import StageStatus, Status
+from orchestrator.lease import Holder
+from orchestrator.standing import status_table
+from orchestrator.status import FailureStatus, StageStatus, Status
 from orchestrator.store import rows
 from tests.orchestrator import planned
 from tests.orchestrator.synthetic_run import write_run
@@ -36,14 +39,14 @@ def text(*parts: object, width: int = 80) -> str:
     ],
 )
 def test_durations_are_told_in_the_unit_people_use(seconds: float, said: str) -> None:
-    assert printing.duration(seconds) == said
+    assert amounts.duration(seconds) == said
 
 
 @pytest.mark.parametrize(
     ("count", "said"), [(0, "0 MiB"), (2**20, "1 MiB"), (2**30, "1.0 GiB"), (5 * 2**29, "2.5 GiB")]
 )
 def test_sizes_are_told_in_the_unit_people_use(count: int, said: str) -> None:
-    assert printing.size(count) == said
+    assert amounts.size(count) == said
 
 
 def test_a_plan_says_what_it_holds_and_needs(
@@ -71,22 +74,77 @@ def stages(**last: int) -> tuple[StageStatus, ...]:
     )
 
 
+HOLDER = Holder(host="node-3", pid=77, epoch=2, started=1.8e9, beat=1.8e9 + 60, beat_age=2.0)
+
+
 @pytest.mark.parametrize(
-    ("driver", "last", "said"),
+    ("holder", "last", "said"),
     [
         (None, {}, "finished"),
-        (77, {"running": 5}, "running (process 77)"),
-        (None, {"missing": 5}, "not running here; `peaksweep run`"),
+        (HOLDER, {"running": 5}, "running (process 77 on node-3, since 2027-01-15 08:00 UTC)"),
+        (HOLDER, {}, "running (process 77 on node-3, since 2027-01-15 08:00 UTC); finished but"),
+        (
+            replace(HOLDER, beat_age=22.0),
+            {"running": 5},
+            "running (process 77 on node-3, since 2027-01-15 08:00 UTC, last heard of 22 s ago)",
+        ),
+        (None, {"missing": 5}, "not running here or elsewhere; `peaksweep run`"),
         (None, {"failed": 5}, "not running here"),
     ],
 )
 def test_a_status_says_in_words_how_it_stands(
-    driver: int | None, last: dict[str, int], said: str
+    holder: Holder | None, last: dict[str, int], said: str
 ) -> None:
-    found = Status(run="runs/[x]", driver=driver, stages=stages(**last), failures=())
-    shown = text(printing.status_table(found), width=120)
+    found = Status(run="runs/[x]", holder=holder, stages=stages(**last), failures=())
+    shown = text(status_table(found), width=120)
     assert f"runs/[x]: {said}" in " ".join(shown.split())
     assert "1,234" in shown
+
+
+@pytest.mark.parametrize(
+    ("rate", "left", "said"),
+    [
+        (1234.4, 5400.0, "UTC), 1,234 cells a minute, about 1.5 h left"),
+        (0.25, None, "UTC), 0.2 cells a minute\n"),
+        (None, None, "UTC)\n"),
+    ],
+)
+def test_a_status_says_how_fast_a_run_goes_and_for_how_long(
+    rate: float | None, left: float | None, said: str
+) -> None:
+    found = Status(
+        run="r", holder=HOLDER, stages=stages(running=5), failures=(), rate=rate, seconds_left=left
+    )
+    assert said in text(status_table(found), width=160)
+
+
+def test_a_run_without_a_plan_yet_is_being_planned() -> None:
+    said = text(status_table(Status(run="r", holder=HOLDER, stages=(), failures=())))
+    assert said.startswith("r: being planned (process 77 on node-3, since")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_failed_is_told_with_why_and_the_command_that_does_it_again(width: int) -> None:
+    command = (
+        "peaksweep run sweep.yaml --out runs/mine --local --only \"cell = '0123456789abcdef'\""
+    )
+    failures = [
+        FailureStatus(
+            label=f"zoo:opt [{n}]", why="ValueError: bad [/x]", attempts=tried, command=again,
+            record="failures/x.json",
+        )
+        for n, (tried, again) in enumerate([(2, command), (None, ""), *[(1, "")] * 20])
+    ]  # fmt: skip
+    found = Status(run="runs/mine", stages=stages(failed=22), failures=tuple(failures))
+    console = Console(file=io.StringIO(), width=width)
+    console.print(status_table(found), soft_wrap=True)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "failed zoo:opt [0]: ValueError: bad [/x] (tried twice)" in shown
+    assert "failed zoo:opt [1]: ValueError: bad [/x]\n" in shown
+    assert "zoo:opt [20]" not in shown
+    assert "2 more failures in runs/mine/failures" in shown
+    assert command in shown  # in one piece, to be copied
 
 
 def counted(**columns: object) -> pl.DataFrame:
@@ -248,7 +306,7 @@ def test_a_contrast_is_told_at_a_half_and_over_the_whole_range(
 
 
 def test_counts_agree_with_their_nouns() -> None:
-    assert [printing.counted(n, "mask") for n in (1, 2)] == ["1 mask", "2 masks"]
+    assert [amounts.counted(n, "mask") for n in (1, 2)] == ["1 mask", "2 masks"]
 
 
 def told(tmp_path: Path, **changes: Any) -> str:

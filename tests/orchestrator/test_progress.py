@@ -1,13 +1,16 @@
 import io
 import json
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from orchestrator import events as telling
 from orchestrator.progress import Story, console
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
 from orchestrator.tasks import Task
 from tests.orchestrator.scripted import task
 
@@ -133,6 +136,137 @@ def test_an_error_with_brackets_is_told_as_it_is(store: Store, error: str) -> No
         story.begin([task("data")], {})
         story.listen("retried", task("data"), {"error": error})
     assert error in shown(told)
+
+
+@pytest.fixture
+def full(store: Store) -> Store:
+    """A run folder on a disk that has no space left for its story."""
+    store.path("events.jsonl").symlink_to("/dev/full")
+    return store
+
+
+def test_a_story_that_cannot_be_written_ends_the_run_and_is_told_to_people_first(
+    full: Store,
+) -> None:
+    told = screen(terminal=False)
+    with (
+        pytest.raises(StoreError, match=r"the story of .* cannot be written: No space left"),
+        Story(full, told) as story,
+    ):
+        story.listen("failed", task("data"), {"error": "ValueError: bad"})
+    assert "ValueError: bad" in shown(told)
+
+
+def ending_for_worse(store: Store) -> None:
+    with Story(store, screen(terminal=False)) as story:
+        with suppress(StoreError):
+            story.say("lost")
+        raise KeyError("the real one")
+
+
+def test_a_full_disk_does_not_hide_the_error_that_is_being_told(full: Store) -> None:
+    with pytest.raises(KeyError, match="the real one"):
+        ending_for_worse(full)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_begins(store: Store) -> None:
+    store.path("events.jsonl").mkdir()
+    with pytest.raises(StoreError, match=r"the story of .* cannot be written"):
+        Story(store, screen(terminal=False))
+
+
+def test_nobody_listening_does_not_end_a_run(store: Store) -> None:
+    with Path("/dev/full").open("w") as gone:
+        with Story(store, Console(file=gone)) as story:
+            story.begin([], {})
+        with suppress(OSError):
+            gone.close()  # what it was not told is still on its way
+    assert [e["event"] for e in events(store)] == ["begin"]
+
+
+def test_what_is_added_fails_or_is_not_tried_names_its_cells(store: Store) -> None:
+    with Story(store, screen(terminal=False)) as story:
+        for event in ("added", "started", "failed", "blocked", "done"):
+            story.listen(event, call(), {})
+    named = ["call-c0", "call-c1", "call-c2"]
+    assert [e.get("cells") for e in events(store)] == [named] * 4 + [None]
+
+
+class TestSegments:
+    """The story of a run in an object store, which cannot append."""
+
+    @pytest.fixture
+    def store(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Store:
+        monkeypatch.setattr(telling, "FLUSH", 3600.0)
+        return Store.open(f"memory://{request.node.name}").at(7)
+
+    def test_it_is_whole_when_the_driver_ends(self, store: Store) -> None:
+        with Story(store, screen(terminal=False)) as story:
+            story.begin([call()], {})
+            story.listen("started", call(), {})
+            assert list(telling.events(store)) == []
+        assert store.files("events", ".jsonl") == ["events/00000007-000001.jsonl"]
+        assert [e["event"] for e in telling.events(store)] == ["begin", "started"]
+
+    def test_it_is_put_every_few_seconds(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(telling, "FLUSH", 0.01)
+        with Story(store, screen(terminal=False)) as story:
+            for event in ("one", "two"):
+                story.say(event)
+                while event not in [e["event"] for e in telling.events(store)]:
+                    time.sleep(0.01)
+
+    def test_a_long_one_has_several_segments_and_is_read_in_order(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(telling, "SEGMENT", 200)
+        told: list[str] = []
+        for driver in (7, 8):
+            with Story(store.at(driver), screen(terminal=False)) as story:
+                for number in range(12):
+                    story.say(f"event {number}", driver=driver, more="x" * 20 * number)
+                    told.append(f"event {number}")
+        files = store.files("events", ".jsonl")
+        assert len(files) > 12
+        assert all(len(store.read(file)) < 400 for file in files)
+        assert [e["event"] for e in telling.events(store)] == told
+        latest = list(telling.events(store, latest=True))
+        assert {e["driver"] for e in latest} == {8}
+        assert len(latest) == 12
+
+    def test_a_driver_of_the_same_epoch_goes_on_after_the_last_segment(self, store: Store) -> None:
+        for number in range(3):
+            with Story(store, screen(terminal=False)) as story:
+                story.say(f"event {number}")
+        assert [e["event"] for e in telling.events(store)] == ["event 0", "event 1", "event 2"]
+
+    def test_a_store_that_cannot_be_written_ends_the_run_unless_it_ends_for_worse(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(self: Store, file: str, content: bytes) -> None:
+            raise StoreError("the storage is away")
+
+        monkeypatch.setattr(Store, "replace", away)
+        with (
+            pytest.raises(StoreError, match="cannot be written: the storage is away"),
+            Story(store, screen(terminal=False)) as story,
+        ):
+            story.say("event")
+        with pytest.raises(KeyError, match="the real one"):
+            ending_for_worse(store)
+
+
+def test_of_a_local_story_the_latest_drivers_part_is_read(store: Store) -> None:
+    assert list(telling.events(store, latest=True)) == []
+    for driver in range(3):
+        with Story(store, screen(terminal=False)) as story:
+            story.begin([], {"driver": driver})
+            story.say("remark", said='"event": "begin"')
+    assert len(list(telling.events(store))) == 6
+    begin, remark = telling.events(store, latest=True)
+    assert (begin["found"], remark["event"]) == ({"driver": 2}, "remark")
 
 
 def test_progress_is_told_on_standard_error_so_that_output_stays_clean() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import partials, reduce, store
+from orchestrator import partials, reduce, tabular
 from orchestrator.local_pool import LocalPool
 from orchestrator.pool import Event
 from orchestrator.scheduler import Scheduler
@@ -25,7 +25,7 @@ numbers = count()
 def small_blocks() -> Iterator[None]:
     """Have files written in blocks of two rows, so that a few rows are several blocks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "BLOCK_ROWS", 2)
+        patch.setattr(tabular, "BLOCK_ROWS", 2)
         yield
 
 

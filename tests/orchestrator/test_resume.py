@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import calls, resume, values
-from orchestrator.cells import Cell
+from orchestrator.compaction import twin
 from orchestrator.mistakes import SpecError
 from orchestrator.plan import Plan, with_cells
 from orchestrator.resume import Left
@@ -50,19 +50,22 @@ def store(tmp_path: Path) -> Store:
 def table_of(task: Task, value: float = 0.5) -> pa.Table:
     """Return a table such as a task of this kind leaves, with made-up numbers."""
     a = task.arguments
+    data = a.get("data_name")
     if task.kind in ("centres", "learn"):
         # Of 3 layers of as many neurons as each site has.
         many = {"attn_pre_out": 30, "mlp_mid": 60}
-        sites = a.get("sites") or [a["site"]]
         return pa.concat_tables(
-            rows("centres", {"site": site, "value": np.full(many[site], value)}, many[site])
-            for site in sites
+            rows("centres", {"data": data, "site": site, "value": np.full(n, value)}, n)
+            for site, n in many.items()
+            if site in (a.get("sites") or [a["site"]])
         )
     if task.kind == "donors":
-        return rows("donors", {"sequence": [5], "donor": [int(value * 2)], "input": [None]}, 1)
+        columns = {"data": data, "sequence": [5], "donor": [int(value * 2)], "input": [None]}
+        return rows("donors", columns, 1)
     if task.kind == "statistics":
         places = [(i, n) for i in range(a["start"], a["stop"]) for n in range(a["neurons"])]
         columns = {
+            "data": data,
             "site": a["site"],
             "stratum": "all",
             "layer": [layer for layer, _ in places],
@@ -71,7 +74,7 @@ def table_of(task: Task, value: float = 0.5) -> pa.Table:
             "std": 1.0,
         }
         return rows("statistics", columns, len(places))
-    return pa.table({"x": [value]})
+    return pa.table({"x": [value], "data": [data]})
 
 
 def do(store: Store, task: Task) -> None:
@@ -90,8 +93,8 @@ def do(store: Store, task: Task) -> None:
     store.commit(task.arguments["executions"], parquet(executions, task.name))
 
 
-def do_all(store: Store, tasks: Iterable[Task]) -> None:
-    waiting = list(tasks)
+def do_all(plan: Plan, store: Store, tasks: Iterable[Task]) -> None:
+    waiting = [calls.filled(plan, task) for task in tasks]
     for task in [t for t in waiting if t.kind != "evaluate"]:
         do(store, task)
     for task in [t for t in waiting if t.kind == "evaluate"]:
@@ -120,12 +123,14 @@ def test_of_a_finished_folder_nothing_is_left(
     make: Callable[..., Plan], store: Store, changes: dict[str, Any]
 ) -> None:
     plan = make(**changes)
-    do_all(store, resume.left(plan, store).tasks)
+    do_all(plan, store, resume.left(plan, store).tasks)
     left = resume.left(plan, store)
     assert left.tasks == ()
     assert left.answered == plan.cells.keys()
     assert left.done == {t.file for t in plan.tasks}
-    assert (left.stale, left.broken) == ((), ())
+    there = resume.there(plan, store)
+    assert not any((there.broken, there.orphaned, there.stale, there.aside))
+    assert resume.left(plan, store, there).tasks == ()
 
 
 def test_only_cells_without_an_answer_are_asked_for(
@@ -134,7 +139,7 @@ def test_only_cells_without_an_answer_are_asked_for(
     plan = make()
     left = resume.left(plan, store)
     calls = [t for t in left.tasks if t.kind == "evaluate"]
-    do_all(store, [t for t in left.tasks if t.kind != "evaluate"] + calls[::2])
+    do_all(plan, store, [t for t in left.tasks if t.kind != "evaluate"] + calls[::2])
     again = resume.left(plan, store)
     assert again.answered == {c for call in calls[::2] for c in call.cells}
     assert sorted(cells_of(again)) == sorted(plan.cells.keys() - again.answered)
@@ -145,9 +150,9 @@ def test_a_cell_with_results_but_no_execution_is_not_answered(
 ) -> None:
     plan = make()
     left = resume.left(plan, store)
-    do_all(store, left.tasks)
+    do_all(plan, store, left.tasks)
     call = next(t for t in left.tasks if t.kind == "evaluate")
-    store.delete(call.arguments["executions"])  # killed between the two commits
+    store.delete(twin(call.file))  # killed between the two commits
     assert sorted(cells_of(resume.left(plan, store))) == sorted(call.cells)
 
 
@@ -155,7 +160,7 @@ def test_a_larger_sweep_asks_for_the_new_cells_alone(
     make: Callable[..., Plan], store: Store
 ) -> None:
     small = make(seeds=1, fractions=[0.5])
-    do_all(store, resume.left(small, store).tasks)
+    do_all(small, store, resume.left(small, store).tasks)
     large = make(seeds=2)
     left = resume.left(large, store)
     assert left.answered == small.cells.keys()
@@ -186,7 +191,7 @@ def test_deleting_a_file_brings_back_exactly_its_work(
     make: Callable[..., Plan], store: Store, kind: str, expected: bool
 ) -> None:
     plan = make(**{**EVERYTHING, "methods": [*EVERYTHING["methods"], "peak(paper)"]})
-    do_all(store, resume.left(plan, store).tasks)
+    do_all(plan, store, resume.left(plan, store).tasks)
     task = next(t for t in plan.tasks if t.kind == kind)
     store.delete(task.file)
     left = resume.left(plan, store)
@@ -197,7 +202,7 @@ def test_partials_are_made_again_when_something_that_needs_them_is_missing(
     make: Callable[..., Plan], store: Store
 ) -> None:
     plan = make(models=["a"], statistics={"shards": 3})
-    do_all(store, resume.left(plan, store).tasks)
+    do_all(plan, store, resume.left(plan, store).tasks)
     for task in plan.tasks:
         if task.kind in MEANS:
             store.delete(task.file)
@@ -212,7 +217,7 @@ def test_what_a_selection_builds_on_is_made_again_with_it(
     make: Callable[..., Plan], store: Store
 ) -> None:
     plan = make(**EVERYTHING)
-    do_all(store, resume.left(plan, store).tasks)
+    do_all(plan, store, resume.left(plan, store).tasks)
     for task in plan.tasks:
         if task.kind in MEANS:
             store.delete(task.file)
@@ -233,29 +238,28 @@ def test_a_file_that_was_cut_short_is_made_again(
     make: Callable[..., Plan], store: Store, kind: str
 ) -> None:
     plan = make(methods=["mean", "resample", "optimal(steps=10)"], seeds=1)
-    do_all(store, resume.left(plan, store).tasks)
+    do_all(plan, store, resume.left(plan, store).tasks)
     task = next(t for t in plan.tasks if t.kind == kind)
     cut_short(store, task.file)
+    assert resume.there(plan, store).broken == {task.file}
     left = resume.left(plan, store)
-    assert left.broken == (task.file,)
     assert left.done == {t.file for t in plan.tasks} - {task.file}
     assert left.tasks == (task,)
-    do_all(store, left.tasks)  # it is out of the way: what is there is never written over
-    again = resume.left(plan, store)
-    assert (again.tasks, again.broken) == ((), ())
+    assert store.exists(task.file)  # looking changes nothing
+    store.delete(task.file)
+    do_all(plan, store, left.tasks)
+    assert resume.left(plan, store).tasks == ()
 
 
 def test_a_partial_that_was_cut_short_is_made_again_once_it_is_needed(
     make: Callable[..., Plan], store: Store
 ) -> None:
     plan = make(models=["a"], methods=["mean"])
-    do_all(store, resume.left(plan, store).tasks)
+    do_all(plan, store, resume.left(plan, store).tasks)
     shard = next(t for t in plan.tasks if t.kind == "collect")
     cut_short(store, shard.file)
-    left = resume.left(plan, store)
-    assert left.broken == (shard.file,)
-    assert left.tasks == ()
-    assert not store.exists(shard.file)
+    assert resume.there(plan, store).broken == {shard.file}
+    assert resume.left(plan, store).tasks == ()
     first = next(t for t in plan.tasks if t.kind == "merge")
     for task in (first, next(t for t in plan.tasks if t.kind == "statistics")):
         store.delete(task.file)
@@ -269,16 +273,14 @@ def test_a_call_of_which_one_part_is_gone_or_cut_short_is_made_again(
 ) -> None:
     plan = make()
     calls = [t for t in resume.left(plan, store).tasks if t.kind == "evaluate"]
-    do_all(store, resume.left(plan, store).tasks)
+    do_all(plan, store, resume.left(plan, store).tasks)
     call = calls[0]
-    executions = call.arguments["executions"]
-    file = {"executions": executions, "results": call.file}[part]
+    file, other = (call.file, twin(call.file))[:: 1 if part == "results" else -1]
     how(store, file)
-    left = resume.left(plan, store)
-    assert left.broken == ((file,) if how is cut_short else ())
-    assert not store.exists(file)
-    # An execution without results proves nothing, and stands in the way of the next.
-    assert left.stale == ((executions,) if part == "results" else ())
+    there = resume.there(plan, store)
+    assert there.broken == ({file} if how is cut_short else set())
+    assert there.orphaned == {other}
+    left = resume.left(plan, store, there)
     assert sorted(cells_of(left)) == sorted(call.cells)
     assert left.answered == plan.cells.keys() - set(call.cells)
 
@@ -295,11 +297,12 @@ def test_whatever_is_deleted_comes_back_and_nothing_more(
     plan = make(models=["a"], methods=methods, selections=selections, seeds=1, fractions=[0.5])
     store = Store.open(tempfile.mkdtemp(dir=tmp_path))  # one for every example
     every = resume.left(plan, store).tasks
-    do_all(store, every)
+    do_all(plan, store, every)
     for i in data.draw(st.sets(st.integers(0, len(every) - 1))):
         task = every[i]
         store.delete(task.file)
-        store.delete(task.arguments.get("executions", task.file))
+        if task.kind == "evaluate":
+            store.delete(twin(task.file))
     left = resume.left(plan, store)
     have = {t.file for t in plan.tasks if store.exists(t.file)}
     files = {t.file for t in left.tasks}
@@ -313,7 +316,7 @@ def test_whatever_is_deleted_comes_back_and_nothing_more(
             assert task.file in files
     for task in left.tasks:  # what it needs is there, or is made first
         assert set(task.after) <= left.done | files
-    do_all(store, left.tasks)
+    do_all(plan, store, left.tasks)
     assert resume.left(plan, store).tasks == ()
 
 
@@ -329,15 +332,17 @@ def test_answers_made_with_other_numbers_are_stale(
     make: Callable[..., Plan], store: Store, kind: str
 ) -> None:
     plan = make(models=["a"], methods=["zero", "mean", "resample", "noise", "optimal(steps=10)"])
-    do_all(store, resume.left(plan, store).tasks)
+    do_all(plan, store, resume.left(plan, store).tasks)
     file = changed(plan, store, kind)
-    left = resume.left(plan, store)
+    there = resume.there(plan, store)
+    left = resume.left(plan, store, there)
     users = {n for n, c in plan.cells.items() if file in c.after}
     assert users
     assert users <= set(cells_of(left))
     in_stale_files = {
-        cell for f in left.stale for cell in store.table(f, ["cell"])["cell"].to_pylist()
+        cell for f in there.stale for cell in store.table(f, ["cell"])["cell"].to_pylist()
     }
+    assert users == {cell for cells in there.stale.values() for cell in cells}
     assert set(cells_of(left)) == in_stale_files
     assert left.answered == plan.cells.keys() - in_stale_files
 
@@ -346,23 +351,22 @@ def test_a_stale_part_that_is_forgotten_is_made_again_and_then_fresh(
     make: Callable[..., Plan], store: Store
 ) -> None:
     plan = make(models=["a"])
-    do_all(store, resume.left(plan, store).tasks)
+    do_all(plan, store, resume.left(plan, store).tasks)
     assert changed(plan, store, "centres")
     left = resume.left(plan, store)
-    for file in left.stale:
+    for file in resume.there(plan, store).stale:
         store.delete(file)
-        store.delete(file.replace("executions/", "results/"))
-    do_all(store, left.tasks)
-    again = resume.left(plan, store)
-    assert again.tasks == ()
-    assert again.stale == ()
+        store.delete(twin(file))
+    do_all(plan, store, left.tasks)
+    assert resume.left(plan, store).tasks == ()
+    assert not resume.there(plan, store).stale
 
 
 def test_answers_of_other_sweeps_in_the_folder_are_left_alone(
     make: Callable[..., Plan], store: Store
 ) -> None:
     large, small = make(), make(seeds=1, fractions=[0.5])
-    do_all(store, resume.left(large, store).tasks)
+    do_all(large, store, resume.left(large, store).tasks)
     left = resume.left(small, store)
     assert left.tasks == ()
     assert left.answered == small.cells.keys()
@@ -370,7 +374,7 @@ def test_answers_of_other_sweeps_in_the_folder_are_left_alone(
 
 def test_a_plan_of_some_cells_asks_for_those_alone(make: Callable[..., Plan], store: Store) -> None:
     plan = make(models=["a"])
-    some: dict[str, Cell] = dict(list(plan.cells.items())[:2])
+    some = list(plan.cells)[:2]
     left = resume.left(with_cells(plan, some), store)
     assert sorted(cells_of(left)) == sorted(some)
 
@@ -378,7 +382,7 @@ def test_a_plan_of_some_cells_asks_for_those_alone(make: Callable[..., Plan], st
 def test_data_of_the_same_name_made_otherwise_is_refused(
     make: Callable[..., Plan], store: Store
 ) -> None:
-    do_all(store, resume.left(make(), store).tasks)
+    do_all(make(), store, resume.left(make(), store).tasks)
     texts = {"source": "documents.jsonl", "document": "name", "evaluate": {"sequences": 3}}
     with pytest.raises(SpecError) as caught:
         resume.left(make(data={"texts": texts}), store)
@@ -405,9 +409,8 @@ def test_the_answers_do_not_depend_on_how_cells_were_grouped(
     make: Callable[..., Plan], store: Store
 ) -> None:
     plan = make(models=["a"])
-    do_all(store, [t for t in resume.left(plan, store).tasks if t.kind != "evaluate"])
-    for call in calls.calls(plan, {name: [0] for name in reversed(plan.cells)}):
-        for part in calls.split(plan, call):
-            do(store, part)
+    do_all(plan, store, [t for t in resume.left(plan, store).tasks if t.kind != "evaluate"])
+    for call in calls.calls(plan, {name: [0] for name in reversed(list(plan.cells))}):
+        do_all(plan, store, calls.split(plan, call))
     assert resume.left(plan, store).tasks == ()
     assert json.dumps(sorted(resume.left(plan, store).answered)) == json.dumps(sorted(plan.cells))

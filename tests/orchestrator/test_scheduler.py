@@ -1,6 +1,5 @@
 """The scheduler against a scripted pool: any graph, any order of events, any mishap."""
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -10,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.pool import PoolError
-from orchestrator.scheduler import ATTEMPTS, IN_FLIGHT, LOSSES, Scheduler
+from orchestrator.roster import IN_FLIGHT
+from orchestrator.scheduler import Scheduler
 from orchestrator.tasks import Failure, Task
+from orchestrator.trials import ATTEMPTS, LOSSES
 from tests.orchestrator.scripted import Outcome, Script, ScriptedPool, split, task
 
 law = settings(max_examples=80, deadline=None)
@@ -62,7 +63,10 @@ def run(
 ) -> tuple[list[Failure], Story]:
     story = Story()
     pool.done += done
-    failures = Scheduler(tasks, done, pool, split=split, listen=story).run()
+    scheduler = Scheduler(
+        tasks, done, pool, split=split, listen=story, clock=lambda: pool.now, patience_seconds=1e9
+    )
+    failures = scheduler.run()
     return failures, story
 
 
@@ -284,7 +288,7 @@ def test_a_cell_that_kills_its_worker_alone_fails(workers: int) -> None:
 def test_a_worker_that_is_lost_again_and_again_ends_the_sweep() -> None:
     tasks = [task(f"t{i}", "a") for i in range(20)]
     pool = ScriptedPool(script=lambda *_: "lose")
-    with pytest.raises(PoolError, match=r"worker 0 was lost \d times in a row: killed"):
+    with pytest.raises(PoolError, match=r"no worker is left, the last lost \d times: killed"):
         run(tasks, pool)
 
 
@@ -384,20 +388,13 @@ def test_no_more_tasks_without_a_model_run_at_once_than_there_is_room_for() -> N
     assert pool.most_free == 3
 
 
-def test_a_worker_that_is_never_ready_ends_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-
-    def tick() -> float:
-        now[0] += 10
-        return now[0]
-
-    monkeypatch.setattr(time, "monotonic", tick)
+def test_workers_that_are_never_ready_end_the_sweep() -> None:
     pool = ScriptedPool()
     pool.slow_to_load = True
-    scheduler = Scheduler([task("t", "a")], [], pool, ready_seconds=35)
-    with pytest.raises(PoolError, match=r"worker 0 was not ready with a after 35 s; .*ready_sec"):
+    scheduler = Scheduler([task("t", "a")], [], pool, ready_seconds=35, clock=lambda: pool.now)
+    with pytest.raises(PoolError, match=r"was ready in 35 s\. One worker asks.*ready_sec"):
         scheduler.run()
-    assert 35 < now[0] < 70
+    assert 35 < pool.now < 38
 
 
 def test_a_task_that_waits_for_what_is_not_in_the_plan_is_an_error() -> None:

@@ -61,7 +61,7 @@ def test_the_text_may_have_another_key(tmp_path: Path) -> None:
         ("{", "line 2: expected a JSON object with 'text'"),
         ("[1]", "line 2: expected a JSON object"),
         ({"body": "x"}, "KeyError"),
-        ({"text": 3}, "line 2: 'text' is not a text"),
+        ({"text": 3}, "'text' is not a text"),
     ],
 )
 def test_a_wrong_line_is_named_by_its_number(tmp_path: Path, row: object, said: str) -> None:

@@ -1,6 +1,7 @@
 """A company stops at the first round after which its contrasts are known well enough."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ import pyarrow as pa
 import pytest
 
 from orchestrator import sequential, stopping
+from orchestrator.labels import label
 from orchestrator.pairs import Precision
 from orchestrator.stopping import Company, Judge, Measured, companies, visits
+from tests.orchestrator import planned
 
 DOCUMENTS = [f"document {i}" for i in range(120)]
 ROUNDS = 6
@@ -51,7 +54,7 @@ def judged(
     precision: Precision, *tables: pa.Table, pairs: Any = (("peak", "mean"),)
 ) -> tuple[Judge, Company]:
     rows = [row("peak", "p"), row("mean", "m"), row("zero", "z")]
-    every = companies(rows, pairs)
+    every = companies(pa.Table.from_pylist(rows), pairs)
     judge = Judge(every, lambda model: {"a": SEEN}[model], precision)
     for table in tables:
         judge.measured.add(table)
@@ -62,7 +65,7 @@ def test_cells_of_one_fraction_and_mask_keep_company() -> None:
     rows = [row("peak", "bare", 0.0), row("mean", "bare", 0.0)]
     rows += [row(m, f"{m} {s}", seed=s) for m in ("peak", "mean") for s in (0, 1)]
     rows += [row("mean", "mean 0.9", 0.9), row("resample", "r1", 0.9), row("resample", "r2", 0.9)]
-    found = companies(rows, [("peak", "mean"), ("resample", "mean")])
+    found = companies(pa.Table.from_pylist(rows), [("peak", "mean"), ("resample", "mean")])
     assert [c.cells for c in found] == [
         ("peak 0", "mean 0"),
         ("peak 1", "mean 1"),
@@ -79,8 +82,8 @@ def test_cells_of_one_fraction_and_mask_keep_company() -> None:
 
 def test_methods_with_parameters_are_known_by_their_labels() -> None:
     rows = [row("peak", "p", estimator="paper"), row("mean", "m")]
-    assert companies(rows, [("peak(paper)", "mean")])[0].contrasts
-    assert companies(rows, [("peak", "mean")]) == []
+    assert companies(pa.Table.from_pylist(rows), [("peak(paper)", "mean")])[0].contrasts
+    assert companies(pa.Table.from_pylist(rows), [("peak", "mean")]) == []
 
 
 def test_documents_are_counted_with_the_most_targets_any_has() -> None:
@@ -146,7 +149,7 @@ def test_the_widest_contrast_decides_and_draws_are_averaged() -> None:
     assert first < ROUNDS
     assert both.extent(0, ROUNDS) == ROUNDS
     rows = [row("resample", "r1"), row("resample", "r2"), row("mean", "m")]
-    (company,) = companies(rows, [("resample", "mean")])
+    (company,) = companies(pa.Table.from_pylist(rows), [("resample", "mean")])
     measured = Measured([company], lambda _: SEEN, "ce")
     parts = [results("r1", 2.0, 0.1, 3), results("r2", 3.0, 0.1, 4), results("m", 1.0, 0.1, 5)]
     for part in parts:
@@ -167,3 +170,33 @@ def test_where_losses_are_missing_nothing_is_known() -> None:
 
 def test_only_what_is_answered_without_a_gap_counts() -> None:
     assert [stopping.whole(x) for x in ([], [0], [0, 2], [1, 2], [2, 0, 1])] == [0, 1, 1, 0, 3]
+
+
+def test_companies_of_a_table_are_those_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned.documents(tmp_path)
+    planned.know(monkeypatch, {"a": planned.facts(), "m": planned.facts("masked")})
+    made = planned.make(
+        tmp_path,
+        models=["a", "m"],
+        methods=["mean", "peak(paper)", "peak", "resample"],
+        fractions=[0, 0.5, 1],
+        seeds={"masks": 2, "donors": 2},
+        layers="each",
+        basis={"rotate": 0},
+    )
+    pairs = [("peak", "mean"), ("resample", "peak(paper)"), ("zero", "mean")]
+    members: dict[tuple[Any, ...], dict[str, list[str]]] = {}
+    for row in made.rows.to_pylist():
+        if row["fraction"]:
+            said = label(row["method"], json.loads(row["parameters"]))
+            of = members.setdefault(tuple(row[c] for c in stopping.COMPANY), {})
+            of.setdefault(said, []).append(row["cell"])
+    found = companies(made.rows, pairs)
+    assert [tuple(company.key.values()) for company in found] == list(members)
+    for company, of in zip(found, members.values(), strict=True):
+        assert company.cells == tuple(dict.fromkeys(c for cells in of.values() for c in cells))
+        sides = [(tuple(of[a]), tuple(of[b])) for a, b in pairs[:2]]
+        assert [contrast.cells for contrast in company.contrasts] == sides
+    assert companies(made.rows.slice(0, 0), pairs) == []

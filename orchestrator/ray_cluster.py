@@ -1,0 +1,172 @@
+"""The Ray cluster: being connected to one, and what it has at this moment.
+
+Without an address a cluster is started on this machine, on loopback alone and
+without a dashboard; it ends with the process, however that ends. Inside a Ray job,
+or with an address, the cluster that is there is used.
+
+Machines come and go while a sweep runs, so what a cluster has is asked again and
+again; the question goes to one process of the cluster and takes well under a
+millisecond. Ray calls a machine alive until it has been silent for a time that the
+cluster was started with, about a minute unless somebody chose otherwise.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray._private import ray_constants
+from ray._private.state import actors, available_resources_per_node
+from ray.exceptions import RayError
+
+from orchestrator.budget import Demand
+from orchestrator.pool import PoolError
+
+NODES_TOLD = 8
+"""Machines that are told apart in a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """One machine of the cluster that is alive."""
+
+    id: str
+    """Ray's name of it."""
+    address: str
+    total: Mapping[str, float]
+    """What it has: CPU, GPU, memory in bytes."""
+
+    @property
+    def cpus(self) -> int:
+        """Tasks without a model that it may well have at once, at least 1."""
+        return max(1, int(self.total.get("CPU", 0)))
+
+    def holds(self, demand: Demand, memory: int) -> int:
+        """Return how many replicas fit on it, each asking for `demand` and `memory` bytes."""
+        asked = _asked(demand, memory)
+        return min(int(self.total.get(kind, 0) // amount) for kind, amount in asked.items())
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Be connected to a cluster: the one at `address`, the job's own, or one started here.
+
+    Raises PoolError if there is none at the address.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    handler = signal.getsignal(signal.SIGTERM)
+    if address is None:
+        listen_on_loopback()
+        ray.init(
+            address="local", include_dashboard=False, configure_logging=False, log_to_driver=False
+        )
+    else:
+        try:
+            ray.init(address=address, configure_logging=False, log_to_driver=False)
+        except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+            raise PoolError(f"no Ray cluster answers at {address}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, with another exit code
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Keep SIGTERM and SIGINT from what is called inside, and deliver them afterwards.
+
+    While Ray waits it lets signals be handled, and makes of whatever a handler raises
+    an exit with code 1. Only the main thread has handlers; elsewhere this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for arrived in came:
+        signal.raise_signal(arrived)
+
+
+def listen_on_loopback() -> None:
+    """Have the cluster that is started next listen on 127.0.0.1 and nowhere else.
+
+    Ray listens on every interface, whatever address it is given; the switch that
+    keeps laptops from forming clusters is the only thing that changes that. It is
+    read when Ray is imported, so the constant is set too. One process, one choice.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def nodes() -> list[Node]:
+    """Return the machines that are alive, in an order that does not change while they are."""
+    found = [
+        Node(id=n["NodeID"], address=n["NodeManagerAddress"], total=n["Resources"])
+        for n in ray.nodes()  # type: ignore[no-untyped-call]
+        if n["Alive"]
+    ]
+    return sorted(found, key=lambda node: node.id)
+
+
+def cluster() -> dict[str, float]:
+    """Return what the connected cluster has in all: CPU, GPU, memory in bytes.
+
+    `node_memory` is that of its largest node.
+    """
+    total = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    return {**total, "node_memory": max((n.total.get("memory", 0.0) for n in nodes()), default=0.0)}
+
+
+def asks_and_has(demand: Demand, memory: int) -> str:
+    """Return two sentences: what one worker asks for, and what each machine has and has free."""
+    asked, has = _asked(demand, memory), nodes()
+    kinds = [k for k in ("CPU", "GPU", "memory") if k in asked or any(k in n.total for n in has)]
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]
+    each = [_has(node, free.get(node.id, {}), kinds) for node in has[:NODES_TOLD]]
+    rest = f" … and {len(has) - NODES_TOLD} more" if len(has) > NODES_TOLD else ""
+    one = " and ".join(_amount(kind, amount) for kind, amount in asked.items())
+    return (
+        f"One worker asks for {one}. Of the {len(has)} nodes that are alive,"
+        f" {'; '.join(each) or 'none has anything'}{rest}."
+    )
+
+
+def killed_for_memory(actor_id: str) -> bool:
+    """Whether Ray's memory monitor ended the process of an actor, as the cluster remembers."""
+    cause = actors(actor_id).get("DeathCause")
+    return cause is not None and cause.HasField("oom_context")
+
+
+def _asked(demand: Demand, memory: int) -> dict[str, float]:
+    """Return what one replica asks for, without what it asks nothing of."""
+    asked = {"CPU": demand.cpus, "GPU": demand.gpus, "memory": float(memory)}
+    return {kind: amount for kind, amount in asked.items() if amount} or {"CPU": 1.0}
+
+
+def _has(node: Node, free: Mapping[str, float], kinds: Sequence[str]) -> str:
+    each = [
+        f"{_amount(kind, node.total.get(kind, 0.0))} ({_free(kind, free.get(kind, 0.0))} free)"
+        for kind in kinds
+    ]
+    return f"{node.address} has {', '.join(each)}"
+
+
+def _amount(kind: str, amount: float) -> str:
+    return f"{amount / 2**30:.1f} GiB of memory" if kind == "memory" else f"{amount:g} {kind}"
+
+
+def _free(kind: str, amount: float) -> str:
+    return f"{amount / 2**30:.1f}" if kind == "memory" else f"{amount:g}"
