@@ -6,7 +6,6 @@ is designed but not built yet is refused by name.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 
@@ -172,11 +171,5 @@ def as_tuple(value: object) -> object:
 
 
 def store(value: object) -> object:
-    """Return the folder of a shared store; refuse what is not local."""
-    text = str(value).removeprefix("file://")
-    if value is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
-        raise ValueError(
-            f"found the store {value!r}, expected a local folder: object stores are designed but"
-            " not built yet; give a folder that all nodes share"
-        )
-    return None if value is None else text
+    """Return the folder or the URI of a shared store."""
+    return None if value is None else str(value).removeprefix("file://")

@@ -72,7 +72,7 @@ def make(
         raise SpecError(mistakes)
     tasks: dict[str, Task] = {}
     every: list[Named] = []
-    digests = {key: source.digest() for key, source in found.items()}
+    digests = _digests(found)
     for model in spec.models:
         assert model.data is not None
         for basis in spec.basis:
@@ -173,6 +173,19 @@ def _unreadable(key: str, source: sources.Source) -> list[Mistake]:
     except sources.SourceError as error:
         return [Mistake(path=f"data.{key}", message=str(error))]
     return [Mistake(path=f"data.{key}.source", message="it has no documents")] if empty else []
+
+
+def _digests(found: Mapping[str, sources.Source]) -> dict[str, str]:
+    digests, mistakes = {}, []
+    for key, source in found.items():
+        try:
+            digests[key] = source.digest()
+        except OSError as error:  # it was there a moment ago
+            message = f"it cannot be read any more: {error.strerror or error}"
+            mistakes.append(Mistake(path=f"data.{key}.source", message=message))
+    if mistakes:
+        raise SpecError(mistakes)
+    return digests
 
 
 def _fill_data(

@@ -171,6 +171,7 @@ def answers(store: Store) -> dict[str, pl.DataFrame]:
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_into_an_object_store_ends_as_one_into_a_folder(tmp_path: Path) -> None:
     file = written(tmp_path, SMALL)
     far = sweep.run(file, out="s3://bucket/run", local=True)

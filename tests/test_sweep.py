@@ -68,6 +68,7 @@ def test_two_ray_workers_give_the_numbers_of_one_process(undisturbed: Path, on_t
     assert_same(undisturbed, on_two)
 
 
+@pytest.mark.slow
 def test_one_ray_worker_gives_the_numbers_of_one_process(
     undisturbed: Path, spec: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def wait_for_parts(driver: subprocess.Popen[bytes], run: Path, parts: int) -> No
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_driver_killed_half_way_is_gone_on_from(
     undisturbed: Path, spec: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_driver_killed_half_way_is_gone_on_from(
     assert_same(undisturbed, run)
 
 
+@pytest.mark.slow
 def test_killed_actors_cost_nothing_but_time(undisturbed: Path, spec: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     driver = start(spec, run, "--workers", "2")

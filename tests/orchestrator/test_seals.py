@@ -63,7 +63,7 @@ columns = st.dictionaries(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(columns, st.sampled_from(KINDS), st.data())
 def test_of_any_table_a_change_is_noticed(
     store: Store, columns: dict[str, list[object]], kind: str, data: st.DataObject

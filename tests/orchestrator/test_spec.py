@@ -42,12 +42,18 @@ def test_only_models_and_methods_must_be_there() -> None:
     assert spec.evaluation.metrics == ("top1", "ce")
 
 
+def test_a_shared_store_is_a_folder_or_a_uri() -> None:
+    assert parse(LEAST).store is None
+    stores = ["common", "file:///a/common", "s3://bucket/common"]
+    found = [parse({**LEAST, "store": store}).store for store in stores]
+    assert found == ["common", "/a/common", "s3://bucket/common"]
+
+
 @pytest.mark.parametrize(
     ("changes", "path", "said"),
     [
         ({"metods": ["mean"]}, "metods", "unknown key; did you mean 'methods'"),
         ({"grids": []}, "grids", "designed but not built yet"),
-        ({"store": "s3://x"}, "store", "designed but not built yet"),
         ({"models": []}, "models", "give at least one"),
         ({"models": [3]}, "models[0]", "found 3"),
         ({"models": [{"id": ""}]}, "models[0].id", "at least 1 character"),
