@@ -34,6 +34,7 @@ from orchestrator.scratch import ScratchError
 from orchestrator.standing import status_table
 from orchestrator.status import status as status_of
 from orchestrator.store import Store, StoreError
+from orchestrator.sums import DifferingRoundsError
 from orchestrator.tasks import Failure
 from orchestrator.written import as_yaml, resolved
 
@@ -238,7 +239,7 @@ def _exit_codes() -> Iterator[None]:
     except (StoreError, ScratchError) as error:
         err.print(str(error), markup=False, soft_wrap=True)
         sys.exit(4)
-    except DifferingAnswersError as error:
+    except (DifferingAnswersError, DifferingRoundsError) as error:
         err.print(str(error), markup=False, soft_wrap=True)
         sys.exit(1)
     except SystemExit as error:

@@ -25,6 +25,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import polars as pl
@@ -49,6 +50,8 @@ _SOURCES = b"peaksweep.sources"
 _KEY = ["cell", "sequence"]
 
 Tell = Callable[..., None]
+Check = Callable[[], None]
+"""Raises StoreError if another may work on the folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,19 +70,22 @@ def twin(part: str) -> str:
     return f"{'results' if folder == 'executions' else 'executions'}/{rest}"
 
 
-def compact(store: Store, tell: Tell) -> int:
+def compact(store: Store, tell: Tell, check: Check = lambda: None) -> int:
     """Join the small parts of every model that has many; return how many went into others.
 
-    No one else may write the folder's parts meanwhile.
+    No one else may write the folder's parts meanwhile: `check` raises where another may. It is
+    called before each batch, and before what was joined is deleted.
     """
-    sweep_up(store, tell)
+    check()
+    sweep_up(store, tell, check)
     there = set(store.files("results"))
     small: dict[str, list[str]] = {}
     for part in store.files("executions"):
-        if twin(part) in there and store.size(twin(part)) < SMALL:
-            small.setdefault(part.rpartition("/")[0], []).append(part)
+        with suppress(FileNotFoundError):
+            if twin(part) in there and store.size(twin(part)) < SMALL:
+                small.setdefault(part.rpartition("/")[0], []).append(part)
     return sum(
-        _joined(store, batch, tell)
+        _joined(store, batch, tell, check)
         for parts in small.values()
         if len(parts) >= FEWEST
         for batch in _batches(store, parts)
@@ -91,15 +97,17 @@ def _batches(store: Store, parts: Iterable[str]) -> Iterator[_Batch]:
     batch = _Batch(parts=[], executions=[], results=[])
     rows = size = 0
     for part in parts:
-        if not (store.sound(part) and store.sound(twin(part))):
+        executions, results = _read(store, part), _read(store, twin(part))
+        if executions is None or results is None:
             continue
-        executions, results = store.table(part), store.table(twin(part))
         if not (_current(executions, "executions") and _current(results, "results")):
             continue
         batch.parts.append(part)
         batch.executions.append(executions)
         batch.results.append(results)
-        rows, size = rows + len(results), size + store.size(twin(part))
+        rows += len(results)
+        with suppress(FileNotFoundError):
+            size += store.size(twin(part))
         if rows >= ROWS or size >= BYTES:
             yield batch
             for taken in (batch.parts, batch.executions, batch.results):
@@ -109,12 +117,20 @@ def _batches(store: Store, parts: Iterable[str]) -> Iterator[_Batch]:
         yield batch
 
 
+def _read(store: Store, file: str) -> pa.Table | None:
+    """Return a table; None if it is damaged, or gone meanwhile."""
+    with suppress(FileNotFoundError):
+        return store.table(file) if store.sound(file) else None
+    return None
+
+
 def _current(table: pa.Table, kind: str) -> bool:
     return bool(table.schema.equals(SCHEMAS[kind], check_metadata=False))
 
 
-def _joined(store: Store, batch: _Batch, tell: Tell) -> int:
+def _joined(store: Store, batch: _Batch, tell: Tell, check: Check) -> int:
     """Make one part of several; return of how many."""
+    check()
     apart = _differing(batch.results)
     if apart:
         tell("differing", files=[twin(batch.parts[i]) for i in apart])
@@ -127,6 +143,7 @@ def _joined(store: Store, batch: _Batch, tell: Tell) -> int:
         results = _frame(results).unique(maintain_order=True).to_arrow()
     executions = pa.concat_tables(batch.executions[i] for i in kept)
     made = _commit(store, sources, results, executions, what=sources)
+    check()
     for file in (*sources, *map(twin, sources)):
         store.delete(file)
     tell("joined", file=twin(made), parts=len(sources), rows=len(results))
@@ -187,10 +204,14 @@ def _commit(
 def without(store: Store, part: str, cells: Collection[str]) -> str | None:
     """Take some cells out of a joined part, by another in its place; return that one, if any.
 
-    `part` is of `executions`. A crash leaves the old one, or both.
+    `part` is of `executions`. A crash leaves the old one, or both. One that is gone meanwhile, or
+    damaged, is left as it is.
     """
+    answers, about = _read(store, twin(part)), _read(store, part)
+    if answers is None or about is None or not _current(answers, "results"):
+        return None
     out = pl.col("cell").is_in(sorted(cells))
-    results, executions = (_frame(store.table(f)).filter(~out) for f in (twin(part), part))
+    results, executions = _frame(answers).filter(~out), _frame(about).filter(~out)
     made = None
     if not executions.is_empty():
         what = {"of": part, "without": sorted(cells)}
@@ -206,7 +227,7 @@ def is_joined(part: str) -> bool:
     return part.rpartition("/")[2].startswith(JOINED)
 
 
-def sweep_up(store: Store, tell: Tell) -> None:
+def sweep_up(store: Store, tell: Tell, check: Check = lambda: None) -> None:
     """Finish what an earlier compaction began: what it left behind goes away."""
     executions, results = (set(store.files(kind)) for kind in ("executions", "results"))
     for part in sorted(filter(is_joined, executions | results)):
@@ -215,24 +236,44 @@ def sweep_up(store: Store, tell: Tell) -> None:
             store.delete(part)
     for part in sorted(filter(is_joined, executions)):
         if twin(part) in results:
-            _without_sources(store, part, executions | results, tell)
+            _without_sources(store, part, executions | results, tell, check)
 
 
-def _without_sources(store: Store, part: str, there: Collection[str], tell: Tell) -> None:
-    about = json.loads((store.schema(part).metadata or {}).get(_SOURCES, b"{}"))
-    found = [s for s in about.get("sources", ()) if s in there or twin(s) in there]
-    joined = None if not found or about["fewer"] else store.table(twin(part))
+def _without_sources(
+    store: Store, part: str, there: Collection[str], tell: Tell, check: Check
+) -> None:
+    sources, fewer = _made_of(store, part)
+    found = [s for s in sources if s in there or twin(s) in there]
+    if not found:
+        return
+    joined = _read(store, twin(part))
+    if joined is None or not _current(joined, "results"):
+        return  # the sources are all there is
+    check()
     for source in found:
         answers = twin(source)
-        if joined is not None and answers in there and store.sound(answers):
-            table = store.table(answers)
-            if not _within(table, joined):
-                tell("differing", files=[answers, twin(part)])
-                continue
+        table = _read(store, answers) if answers in there and not fewer else None
+        if table is not None and not _within(table, joined):
+            tell("differing", files=[answers, twin(part)])
+            continue
         for file in (source, answers):
             if file in there:
                 tell("superseded", file=file)
                 store.delete(file)
+
+
+def _made_of(store: Store, part: str) -> tuple[list[str], bool]:
+    """Return the sources of a joined part, and whether it has fewer rows than they.
+
+    None of a part that is gone meanwhile, or that says nothing one can read.
+    """
+    try:
+        if not store.sound(part):
+            return [], False
+        about = json.loads((store.schema(part).metadata or {}).get(_SOURCES, b"{}"))
+        return [s for s in about["sources"] if isinstance(s, str)], bool(about["fewer"])
+    except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError):
+        return [], False
 
 
 def _within(results: pa.Table, joined: pa.Table) -> bool:

@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from stat import S_ISDIR
 from typing import TypeAlias
@@ -25,6 +26,8 @@ Info: TypeAlias = Mapping[str, object]
 """What a store says of an object: its size in bytes and, by names of its own, its version."""
 
 _VERSION = ("ETag", "etag", "generation", "md5Hash")
+_BYTES = 8
+"""Of a version in the name of a copy, which has two digits for each."""
 _TIME = ("LastModified", "last_modified", "mtime", "created")
 
 
@@ -73,7 +76,8 @@ class Copies:
         """Delete the copies of all versions of an object."""
         self._known.pop(file, None)
         place = self.root / file
-        for copy in place.parent.glob(f"*-{place.name}"):
+        # Other objects' names may end in this one's: a version has a fixed length.
+        for copy in place.parent.glob(f"{'[0-9a-f]' * 2 * _BYTES}-{escape(place.name)}"):
             copy.unlink(missing_ok=True)
 
     def _at(self, file: str, info: Info) -> Path:
@@ -103,4 +107,4 @@ def _own() -> Path:
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=_BYTES).hexdigest()

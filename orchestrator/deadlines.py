@@ -36,7 +36,6 @@ class Deadlines:
         if task.cost > 0:
             self._took[_alike(task)].append(seconds / task.cost)
             self._median.pop(_alike(task), None)
-        self.forget(task)
 
     def expected(self, task: Task) -> float | None:
         """Return how long a task should take; None where nothing is known of its like."""

@@ -25,6 +25,7 @@ a file one is refused; the stores that are opened promise both.
 """
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +42,9 @@ LIFE = 30.0
 """Seconds without a beat after which a holder elsewhere is taken for gone."""
 LOOK = 1.0
 """Seconds between two looks at the beat of a holder elsewhere."""
+
+_CLAIM = re.compile(r"lease/([0-9]{8})\.json")
+_LAST = 99_999_999
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +147,11 @@ def claimed(store: Store, *, tell: Callable[[str], None], clock: Clock, machine:
     """
     while True:
         last = _latest(store)
+        if last == _LAST:
+            raise StoreError(
+                f"{store.uri} holds {_file(last)}, after which there is no number for another"
+                " driver; no run gets that far: delete that file"
+            )
         if last and not _gone(store, last, tell, clock, machine):
             continue  # another has claimed it meanwhile
         now = clock.wall()
@@ -248,15 +257,10 @@ def _file(epoch: int) -> str:
 
 def _latest(store: Store) -> int:
     """Return the highest epoch that was claimed, 0 if none was."""
-    names = (
-        file.rpartition("/")[2].removesuffix(".json") for file in store.files("lease", ".json")
-    )
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    claims = map(_CLAIM.fullmatch, store.files("lease", ".json"))
+    return max((int(claim.group(1)) for claim in claims if claim), default=0)
 
 
 def _read(store: Store, epoch: int) -> Mapping[str, object]:
     """Return a claim; empty if it was damaged."""
-    try:
-        return store.read_json(_file(epoch))
-    except (ValueError, RecursionError):
-        return {}
+    return store.read_json(_file(epoch))

@@ -6,6 +6,7 @@ use it. Its numbers are those of a cluster.
 """
 
 import os
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -54,8 +55,10 @@ class LocalPool:
 
     def wait(self, seconds: float) -> Sequence[Event]:
         """Do the next thing in the queue."""
-        del seconds  # nothing happens unless it is done here
-        return [self._queue.popleft()()] if self._queue else []
+        if not self._queue:  # nothing happens unless it is done here
+            time.sleep(min(seconds, 0.1))
+            return []
+        return [self._queue.popleft()()]
 
     def stop(self, worker: int) -> None:
         """Nothing to end: the process is this one."""

@@ -142,7 +142,8 @@ class ObjectFiles:
         info = self._info(file)
         copy, size = self._copies.has(file, info), int(str(info["size"]))
         if copy is not None:
-            return both_ends(copy, length)
+            with suppress(FileNotFoundError):  # another process takes it away now
+                return both_ends(copy, length)
         if size < 2 * length:  # a range of nothing cannot be asked for
             content = self.read(file)
             return content[:length], content[length:]

@@ -56,6 +56,7 @@ class Pace:
         self._every: list[Company] = []
         self._answered: dict[str, frozenset[int]] = {}
         self._asked: dict[str, frozenset[int]] = {}
+        self._given_up: set[str] = set()
         self._sets: dict[frozenset[int], frozenset[int]] = {}
         self._of: dict[str, list[int]] = defaultdict(list)
         here: Mapping[int, None] = {}
@@ -93,6 +94,17 @@ class Pace:
         touched = dict.fromkeys(n for cell in task.cells for n in self._of.get(cell, ()))
         return self._called(self._lacking(touched))
 
+    def without(self, cells: Sequence[str]) -> list[Task]:
+        """Return the calls that can be made now that some cells are given up.
+
+        Nothing can be judged by these, so whoever would have stopped with them is read to the end.
+        """
+        if not self._every:
+            return []
+        self._given_up.update(cells)
+        touched = dict.fromkeys(n for cell in cells for n in self._of.get(cell, ()))
+        return self._called(self._lacking(touched))
+
     def _add(self, of: dict[str, frozenset[int]], cell: str, rounds: Iterable[int]) -> None:
         """Add rounds to a cell's; the same few sets serve all cells."""
         every = of.get(cell, _NONE).union(rounds)
@@ -127,7 +139,7 @@ class Pace:
         found: dict[str, frozenset[int]] = {}
         for number in numbers:
             for cell, rounds in self._wanted(number):
-                if cell in self._plan.cells:
+                if self._askable(cell):
                     self._add(found, cell, rounds)
         lacking = {
             cell: sorted(rounds - self._answered.get(cell, _NONE) - self._asked.get(cell, _NONE))
@@ -144,10 +156,13 @@ class Pace:
             return ((cell, range(extent)) for cell in company.cells)
         done = frontier(company, self._answered)
         behind = [cell for cell in company.decisive if done not in self._answered.get(cell, _NONE)]
-        if not all(cell in self._plan.cells for cell in behind):  # nobody will ask them
+        if not all(self._askable(cell) for cell in behind):
             to_the_end = range(self._rounds[company.model])
             return ((cell, to_the_end) for cell in company.cells)
         return ((cell, [done]) for cell in behind)
+
+    def _askable(self, cell: str) -> bool:
+        return cell in self._plan.cells and cell not in self._given_up
 
     def _extent(self, number: int) -> int | None:
         """Return how far a company is read; None while that is not known."""

@@ -26,6 +26,8 @@ class Placement:
         """Know no model yet."""
         self.refs: dict[str, ModelRef] = {}
         """Models by label."""
+        self.hope = True
+        """Whether anything is under way that may change what can be done."""
         self._roster, self._deadlines, self._trials = roster, deadlines, trials
         self._seconds: dict[str, float] = {}
         self._failed = Counter[str]()
@@ -39,25 +41,24 @@ class Placement:
         self._seconds[model] = seconds
         self._failed.pop(model, None)
 
-    def unloadable(self, model: str) -> bool:
+    def unloadable(self, model: str, tries: int) -> bool:
         """Note that a worker was lost while it loaded a model; return whether to give it up.
 
         A model that was loaded before is not at fault, and one that others still load may not be.
         """
         self._failed[model] += 1
         hope = model in self._seconds or self._roster.held(model) > 0
-        return self._failed[model] >= ATTEMPTS and not hope
+        return self._failed[model] >= tries and not hope
 
-    def work(self, queues: Queues, waiting: Waiting, hope: bool) -> dict[str, float]:
+    def work(self, queues: Queues, waiting: Waiting) -> dict[str, float]:
         """Return the models that may be worth loading, with the cost of what is left of them.
 
-        `hope`: whether anything runs that may release what waits. If not, only what is queued can
-        be done: waiting for the rest is for ever.
+        Without `hope` only what is queued can be done: waiting for the rest is for ever.
         """
         left = {}
         for model in self.refs:
             queue, cost = queues.of(model), queues.cost(model)
-            if queue or (hope and waiting.ahead(model)):
+            if queue or (self.hope and waiting.ahead(model)):
                 held = self._roster.held(model)
                 doubtful = self._failed[model] >= ATTEMPTS  # those who load it shall tell first
                 if not held or (queue and not doubtful and self._late(model, queue, cost)):
@@ -65,8 +66,19 @@ class Placement:
         return left
 
     def avoids(self, task: Task, worker: int) -> bool:
-        """Whether a task that raised on a worker is to be tried on another: if one is at hand."""
-        return self._trials.vain(task, worker) and (self._roster.ready > 1 or self._roster.coming)
+        """Whether a task that raised on a worker is to be tried on another: if one is at hand.
+
+        That is one that holds the model; or any, as long as something goes on: it may load it.
+        """
+        if task.model is None or not self._trials.vain(task, worker):
+            return False
+        holders = (
+            w.number for w in self._roster.workers if w.ready and w.model == task.model.label
+        )
+        if any(not self._trials.vain(task, number) for number in holders):
+            return True
+        goes_on = self.hope or self._roster.loading > 0
+        return goes_on and (self._roster.ready > 1 or self._roster.coming)
 
     def has_some(self, worker: Worker, queue: deque[Task]) -> bool:
         """Whether the queue of a worker's model has something for it."""
@@ -77,7 +89,7 @@ class Placement:
         each = {
             model: left / (1 + self._roster.held(model))
             for model, left in work.items()
-            if left > 0 and model != worker.model
+            if model != worker.model
         }
         return max(each, key=each.__getitem__, default=None)
 

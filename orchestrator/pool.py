@@ -58,6 +58,10 @@ class Raised:
     """Whether another answer to the same is there already (`orchestrator.tasks.Differing`)."""
     log: str = ""
     """Last lines that its process logged or printed before."""
+    lost: bool = False
+    """Whether its process ended instead: it did not raise."""
+    memory: bool = False
+    """Whether that was because the machine's memory ran out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

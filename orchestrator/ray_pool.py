@@ -25,7 +25,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator import ray_actor
@@ -167,10 +167,18 @@ class RayPool:
 
     def _gone(self, worker: int | None, task: Task | None, error: Exception) -> Event:
         """Tell of a process that is gone, or of an answer that cannot be had."""
+        memory = isinstance(error, OutOfMemoryError)
         if worker is None:
             assert task is not None
-            return Raised(worker=None, task=task, error=why(error), traceback=str(error))
-        memory = isinstance(error, OutOfMemoryError)
+            return Raised(
+                worker=None,
+                task=task,
+                error=why(error),
+                traceback=str(error),
+                # A task that could not be started raises: what it needs cannot be imported, say.
+                lost=not isinstance(error, RayTaskError),
+                memory=memory,
+            )
         if isinstance(error, RayActorError) and error.actor_id is not None:
             memory = killed_for_memory(error.actor_id)
         self.stop(worker)

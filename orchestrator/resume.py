@@ -28,7 +28,7 @@ from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.names import canonical, slug
 from orchestrator.pace import Pace
 from orchestrator.plan import Plan
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
 from orchestrator.tables import SCHEMAS
 from orchestrator.tasks import Task, with_needs
 
@@ -65,7 +65,7 @@ class There:
     """What a run folder holds."""
 
     broken: frozenset[str]
-    """Tables that are cut short, or parts of executions that cannot be read."""
+    """Tables that are cut short, or parts of executions that are no such tables."""
     orphaned: frozenset[str]
     """Parts of `results` or `executions` whose twin is missing or broken."""
     stale: Mapping[str, frozenset[str]]
@@ -185,15 +185,23 @@ def _executions(store: Store, parts: list[str]) -> tuple[pl.DataFrame, set[str]]
         some = parts[i : i + AT_ONCE]
         try:
             frames.append(_read(store, some))
-        except (pl.exceptions.PolarsError, OSError):  # one of them is damaged
+        except (*_DAMAGED, OSError):  # one of them is damaged
             for part in some:
                 try:
                     frames.append(_read(store, [part]))
-                except (pl.exceptions.PolarsError, OSError):
+                except (*_DAMAGED, FileNotFoundError):
                     unreadable.add(part)
-    return pl.concat(frames), unreadable
+                except StoreError:
+                    raise
+                except OSError as error:  # whoever takes it for damaged would delete it
+                    raise StoreError(f"{store.where(part)} cannot be read: {error}") from error
+    frame = pl.concat(frames)
+    strange = set(frame.filter(pl.col("cell").is_null())["part"])  # tables of another kind
+    return frame.filter(~pl.col("part").is_in(sorted(strange))), unreadable | strange
 
 
+_DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What Polars raises of bytes that are no such table; of what it cannot read now, OSError."""
 _NOTHING = pl.DataFrame(
     schema={"part": pl.String, "cell": pl.String, "digest": pl.String, "rounds": pl.String}
 )

@@ -18,8 +18,6 @@ IN_FLIGHT = 2
 """Tasks sent to a worker at once: the second is there when the first ends."""
 REST = 60.0
 """Seconds that a worker rests at most before it loads again, when it was lost while it loaded."""
-REST = 60.0
-"""Seconds that a worker rests at most before it loads again, when it was lost while it loaded."""
 LOOK_AHEAD = 64
 """Tasks of a queue that are looked at for the one to be taken next."""
 
@@ -75,6 +73,7 @@ class Roster:
 
         Only workers that have nothing to do can be done without.
         """
+        # However many were retired for good, one is tried as long as there is room for one.
         count = self._wanted = max(count - self._fewer, min(count, 1))
         while self._active < count:
             worker = next((w for w in self.workers if w.retired), None)
@@ -118,6 +117,18 @@ class Roster:
     def ready(self) -> int:
         """Workers that can be sent tasks."""
         return self._ready.total()
+
+    def one_fewer_helps(self, model: str, loading: bool) -> bool:
+        """Whether there may be memory for a model, loaded or not, with one worker fewer.
+
+        If nobody else holds it, it may be too large; or the memory is taken by others for a while.
+        """
+        return self._active > 1 and (not loading or self._held[model] > 0)
+
+    @property
+    def loading(self) -> int:
+        """Workers that load a model."""
+        return self._held.total() - self._ready.total()
 
     @property
     def coming(self) -> bool:
@@ -211,8 +222,6 @@ class Roster:
         at = tasks[0].file if tasks else ""
         worker.losses += not at or at != worker.lost_at
         worker.lost_at = at
-        if worker.loading:
-            worker.rest = self._clock() + min(2.0**worker.losses, REST)
         if worker.loading:
             worker.rest = self._clock() + min(2.0**worker.losses, REST)
         self.vacate(worker)

@@ -17,8 +17,7 @@ What goes wrong is expected, and each mishap has one answer:
     no worker gets ready   the end: `PoolError` says what was asked and what there is
 
 What depends on a task that was set aside (a `Failure`) is not tried; all else is done.
-Nothing here is remembered: what is done is what the run folder holds, and what is kept
-here of a task that is done is nothing.
+Nothing is kept of a task that is done: it is the run folder that remembers.
 """
 
 import time
@@ -31,8 +30,8 @@ from orchestrator.roster import Roster, Worker
 from orchestrator.setbacks import Listener, Setbacks
 from orchestrator.store import StoreError
 from orchestrator.tasks import Failure, Task
-from orchestrator.trials import LOSSES, Copies, Trials
-from orchestrator.waiting import Queues, Waiting
+from orchestrator.trials import ATTEMPTS, LOSSES, Copies, Trials
+from orchestrator.waiting import Queues, Unplaced, Waiting
 
 LOOK_SECONDS = 1.0
 """How often deadlines are looked at."""
@@ -49,6 +48,7 @@ class Scheduler:
         *,
         split: Callable[[Task], Sequence[Task]] = lambda task: [task],
         more: Callable[[Task], Sequence[Task]] = lambda task: [],
+        without: Callable[[Sequence[str]], Sequence[Task]] = lambda cells: [],
         fill: Callable[[Task], Task] = lambda task: task,
         mend: Callable[[Task], Sequence[Task]] = lambda task: [],
         command: Callable[[Task], str] = lambda task: "",
@@ -61,15 +61,14 @@ class Scheduler:
     ) -> None:
         """Prepare to run `tasks`; the files they read must be theirs or in `done`.
 
-        `split` takes a task that raised apart into smaller ones, if it can; `more` says what is
-        to be done besides, now that a task is done; `fill` completes a task that is about to be
-        sent; `mend` returns what makes the files that a task reads and that are gone; `command`
-        says how to do a task by hand; `tell` hears what happens to workers; `tick` is called in
-        every turn.
+        `split` takes a task apart into smaller ones, if it can; `more` says what is to be done
+        besides when a task is done, `without` when cells are given up; `fill` completes a task that
+        is sent; `mend` returns what makes the files that a task reads and that are gone; `command`
+        says how to do a task by hand; `tell` hears of workers; `tick` is called in every turn.
         """
         self.pool, self.more, self.fill, self.listen = pool, more, fill, listen
         self.tell, self.tick, self.ready_seconds, self.clock = tell, tick, ready_seconds, clock
-        self._waiting, self._queues = Waiting(done), Queues()
+        self._waiting, self._queues, self._free = Waiting(done), Queues(), Unplaced(clock)
         self._trials, self._flying = Trials(), Copies()
         self._setbacks = Setbacks(
             self._waiting,
@@ -77,11 +76,11 @@ class Scheduler:
             split=split,
             mend=mend,
             command=command,
+            without=without,
             release=self._queues.put,
             admit=self._admit,
             listen=listen,
         )
-        self._free_since: dict[str, tuple[Task, float]] = {}
         self._deadlines, self._roster = Deadlines(patience_seconds), Roster(clock)
         self._placement = Placement(self._roster, self._deadlines, self._trials)
         self._looked, self._ready_at, self._last = clock(), clock(), ""
@@ -90,7 +89,7 @@ class Scheduler:
 
     @property
     def failures(self) -> list[Failure]:
-        """What was set aside so far."""
+        """What was set aside."""
         return self._setbacks.failures
 
     def run(self) -> list[Failure]:
@@ -122,7 +121,7 @@ class Scheduler:
         return busy
 
     def _fill(self) -> None:
-        while self._queues.free and len(self._free_since) < self.pool.spare:
+        while self._queues.free and len(self._free) < self.pool.spare:
             self._start(self._queues.free.popleft(), None)
         self._place()
         avoids = self._placement.avoids
@@ -143,7 +142,7 @@ class Scheduler:
         self._flying.more(task)
         self.listen(event, task, {} if worker is None else {"worker": worker.number})
         if worker is None:
-            self._free_since[task.file] = task, self.clock()
+            self._free.began(task)
             self.pool.submit(self.fill(task))
         else:
             self._roster.began(worker, task)
@@ -155,14 +154,14 @@ class Scheduler:
         Work that waits for other tasks counts too: so models are loaded while their
         data is prepared, and a worker stays while its model's counts are merged.
         """
-        hope, work = bool(self._flying or self._queues.free), None
+        self._placement.hope, work = bool(self._flying or self._queues.free), None
         for worker in self._roster.idle:
             if work is None:  # at first, and when somebody else has taken some on
-                work = self._placement.work(self._queues, self._waiting, hope)
+                work = self._placement.work(self._queues, self._waiting)
             if not work:
                 return
             own = worker.model
-            if own and hope and self._waiting.ahead(own):
+            if own and self._placement.hope and self._waiting.ahead(own):
                 continue
             if own and self._placement.has_some(worker, self._queues.of(own)):
                 continue
@@ -185,7 +184,10 @@ class Scheduler:
                 if number is not None:
                     self._roster.workers[number].losses = 0
                 self._deadlines.took(task, seconds)
-                if self._flying.none(task):
+                copies = self._flying.none(task)
+                if copies < 2:  # a copy that goes on has the time it was given
+                    self._deadlines.forget(task)
+                if copies:
                     self._finish(task, summary)
                 else:  # hedged, and done by another before
                     self.tell("late", file=task.file, worker=number)
@@ -196,13 +198,10 @@ class Scheduler:
                 self._lose(self._roster.workers[number], event.reason, event.memory)
 
     def _leave(self, number: int | None, task: Task, *, done: bool) -> float:
+        self._ready_at = self.clock()
         if number is not None:
             return self._roster.ended(self._roster.workers[number], task)
-        now = self.clock()
-        _, since = self._free_since.get(task.file, (task, now))
-        if self._flying.of(task) <= 1 or done:
-            self._free_since.pop(task.file, None)
-        return now - since
+        return self._free.ended(task, last=done or self._flying.of(task) <= 1)
 
     def _finish(self, task: Task, summary: dict[str, object]) -> None:
         self._setbacks.forget(task)
@@ -218,22 +217,24 @@ class Scheduler:
             self._flying.none(event.task)
             self._setbacks.raised(event)
         elif self._flying.less(event.task) == 0:  # else a copy of it is under way, or was done
-            if not event.storage:
+            if event.lost:
+                self._setbacks.lost(event.task, event.error, event.memory, running=True)
+            elif not event.storage:
                 self._setbacks.raised(event)
             elif not self._setbacks.mended(event.task, event.error):
                 raise StoreError(f"{event.task.label}: {event.error}")
 
     def _lose(self, worker: Worker, reason: str, memory: bool, *, silent: bool = False) -> None:
-        model, crowded = worker.model, self._roster.crowded
+        model, loading = worker.model, worker.loading
         # A process that never said anything may not have started, for want of room.
-        blamed = worker.loading and not (crowded or memory) and (worker.proven or not silent)
-        passing = worker.loading and memory  # others may take it: it has time to pass
+        blamed = loading and not self._roster.crowded and (worker.proven or not silent)
         tasks = self._roster.lost(worker)
         self._last = f" The last was lost: {reason}"
         self.tell("lost", worker=worker.number, model=model, reason=reason)
-        fewer = memory and self._roster.active > 1
-        if blamed and self._placement.unloadable(model):
-            worker.losses, fewer = 0, False  # the model is at fault
+        fewer = memory and self._roster.one_fewer_helps(model, loading)
+        tries = LOSSES if memory else ATTEMPTS
+        if blamed and not fewer and self._placement.unloadable(model, tries):
+            worker.losses = 0  # the model is at fault
             self._give_up(model, reason)
         for place, task in enumerate(tasks):
             copies = self._flying.less(task)
@@ -242,7 +243,7 @@ class Scheduler:
             elif copies == 0:
                 whole = self._setbacks.lost(task, reason, memory, running=place == 0)
                 fewer = fewer and (place > 0 or whole)
-        if fewer or (worker.losses > LOSSES and not passing):
+        if fewer or (worker.losses > LOSSES and not (loading and memory)):
             self.tell("retired", worker=worker.number, reason=reason)
             self._roster.retire(worker, for_good=True)
             if not self._roster.active:
@@ -250,14 +251,13 @@ class Scheduler:
 
     def _give_up(self, model: str, reason: str) -> None:
         """Set aside all that is left of a model that cannot be loaded; the others go on."""
-        left = self._queues.take_all(model) + self._waiting.take_all(model)
-        if left:
+        if left := self._queues.take_all(model) + self._waiting.take_all(model):
             self._setbacks.fail(left[0], f"{model} cannot be loaded: {reason}", others=left[1:])
 
     def _look(self) -> None:
         """Look for what takes too long: workers that do not get ready, tasks that hang."""
         now = self.clock()
-        if self._roster.ready or self._free_since:
+        if self._roster.ready or self._free:
             self._ready_at = now
         if now < self._looked + LOOK_SECONDS:
             return
@@ -269,15 +269,15 @@ class Scheduler:
                 self._hurry(worker, now)
             elif self._roster.ready and self._roster.waited(worker) > self.ready_seconds:
                 self._stop(worker, f"not ready with {worker.model} in {self.ready_seconds:g} s")
-        for task, since in list(self._free_since.values()):
-            if now - since > self._deadlines.of(task):
+        for task, taken in self._free.taking():
+            if taken > self._deadlines.of(task):
                 self._deadlines.passed(task)
                 if self._trials.lost(task, memory=False):
                     self._start(task, None, "hedged")
                 else:
-                    del self._free_since[task.file]
+                    self._free.ended(task, last=True)
                     self._flying.none(task)
-                    self._setbacks.fail(task, f"it had not ended in {now - since:.0f} s")
+                    self._setbacks.fail(task, f"it had not ended in {taken:.0f} s")
 
     def _hurry(self, worker: Worker, now: float) -> None:
         """Have a task that hangs done by another worker as well; then stop the one it hangs on."""

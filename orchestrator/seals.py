@@ -17,15 +17,19 @@ footer (the copy of the schema beside it is base64, stays blank and is summed as
 it is); an Arrow file twice, in its first message and in its footer. Any reader
 of such files sees an ordinary entry of the metadata.
 
-Files without a seal, of earlier versions or from other hands, are believed.
-One that mentions a seal but has none to read is not: it was broken there.
+Files without a seal, of earlier versions or from other hands, are believed if all
+of them can be read. One that mentions a seal but has none to read is not: it was
+broken there.
 """
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 PARQUET, ARROW = ".parquet", ".arrow"
 MAGIC = {PARQUET: b"PAR1", ARROW: b"ARROW1"}
@@ -60,12 +64,15 @@ def stamp(path: Path, epoch: int) -> None:
             file.write(b"%08x" % found)
 
 
-def intact(path: Path) -> bool:
-    """Whether the seal of a whole table fits all of its bytes, or it never had one."""
+def intact(path: Path, columns: Collection[str] = ()) -> bool:
+    """Whether the seal of a whole table fits all of its bytes.
+
+    One that never had a seal is to be a table that can be read and has these columns.
+    """
     with path.open("rb") as file:
         seals = list(_seals(file))
         if not seals:
-            return not _mentioned(file)
+            return not _mentioned(file) and _readable(path, columns)
         if len({seal.group() for _, seal in seals}) > 1:
             return False
         return _sum(file, [at for at, _ in seals]) == int(seals[0][1].group(2), 16)
@@ -75,6 +82,29 @@ def epoch_of(path: Path) -> int | None:
     """Return the epoch under which a whole table was committed; None where it has no seal."""
     with path.open("rb") as file:
         return next((int(seal.group(1)) for _, seal in _seals(file)), None)
+
+
+def _readable(path: Path, columns: Collection[str]) -> bool:
+    """Whether Arrow can read a table to its end, and finds these columns."""
+    try:
+        with pa.OSFile(str(path)) as source:
+            if path.suffix == PARQUET:
+                table = pq.ParquetFile(source)
+                names = table.schema_arrow.names
+                batches = table.iter_batches()
+            else:
+                table = pa.ipc.open_file(source)
+                names = table.schema.names
+                batches = (table.get_batch(i) for i in range(table.num_record_batches))
+            for batch in batches:
+                batch.validate(full=True)
+    except (pa.ArrowException, ValueError):
+        return False
+    except OSError as error:
+        if error.errno is not None:  # the disk's; what cannot be decoded has no number
+            raise
+        return False
+    return set(columns) <= set(names)
 
 
 def _seals(file: BinaryIO) -> Iterator[tuple[int, re.Match[bytes]]]:

@@ -31,9 +31,10 @@ class Setbacks:
         command: Callable[[Task], str],
         release: Callable[..., None],
         admit: Callable[[Task], None],
+        without: Callable[[Sequence[str]], Sequence[Task]],
         listen: Listener,
     ) -> None:
-        """`release` queues a task that may run, `admit` one whose needs are to be looked at."""
+        """`without` says what is to be done instead of cells; `release` queues a task that may run, `admit` one whose needs are to be looked at."""
         self.failures: list[Failure] = []
         self._making: set[str] = set()
         """Files that are made again."""
@@ -41,6 +42,7 @@ class Setbacks:
         self._waiting, self._trials = waiting, trials
         self._split, self._mend, self._command = split, mend, command
         self._release, self._admit, self._listen = release, admit, listen
+        self._without = without
 
     def raised(self, event: Raised) -> None:
         """Try a task that raised again, or set it aside."""
@@ -125,6 +127,9 @@ class Setbacks:
         self._listen("failed", task, about)
         for follower in blocked:
             self._listen("blocked", follower, {"by": task.label})
+        for another in self._without(failure.cells) if failure.cells else ():
+            self._listen("added", another, {})
+            self._admit(another)
 
     def _again(self, task: Task, error: str, *, first: bool = False) -> None:
         self._listen("retried", task, {"error": error})

@@ -8,13 +8,14 @@ two checkpoints with the same weights share what they have in common.
 
 A run folder stays complete without its store: what is found is linked (or
 copied, where one of the two is on another file system or in an object store)
-before anything is planned to be made, and what was made is linked back, also by
-a run that was interrupted. Both ways the commit is create-only, so any number of
-runs may use a store at once, and both ways every byte is read and its checksum
-compared: what broke in one place is not spread, and a file that broke in the
-store is taken out of it. Two columns are labels and no part of a name, `model` and
-`data`; a table that another sweep labelled otherwise is rewritten on its way
-in.
+before anything is planned to be made, and what was made is linked back. Both ways
+the commit is create-only, so any number of runs may use a store at once, and both
+ways every byte is read and its checksum compared: what broke in one place is not
+spread, and a file that broke in the store is taken out of it. Reading so much takes
+longer than a run has that is told to stop: one that is interrupted puts nothing
+into the store, and does so when it is run again. Two columns are labels and no part
+of a name, `model` and `data`; a table that another sweep labelled otherwise is
+rewritten on its way in.
 
 Donors, held orders, centres and results are not shared: they are cheap, or the
 point of the run. Weak where files are edited in place: a link is the same file,
@@ -73,15 +74,18 @@ def sharing(
 ) -> Iterator[list[str]]:
     """Fetch what `left` needs, yield the files of the run that were found; publish in the end.
 
-    `tasks` are all of the plan: whatever of them the run folder has by then is published, however
-    the work ended. `tell` hears of every file: fetched, published.
+    `tasks` are all of the plan: whatever of them the run folder has by then is published, also if
+    the work raised. Not if it was interrupted (SystemExit, KeyboardInterrupt) or if the run folder
+    failed (StoreError): then a later run publishes. `tell` hears of every file: fetched, published.
     """
     found = fetch(left, run, store)
     for file in found:
         tell("fetched", file=file)
     try:
         yield found
-    except BaseException:
+    except StoreError:
+        raise
+    except Exception:
         with suppress(StoreError):  # what ended the work is told, not what came of it
             _publish_all(tasks, run, store, tell)
         raise

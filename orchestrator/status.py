@@ -215,7 +215,7 @@ def _record(store: Store, file: str) -> Mapping[str, object]:
     """Return the record of a failure; empty if it was damaged."""
     try:
         return store.read_json(file)
-    except (ValueError, RecursionError, StoreError):
+    except StoreError:
         return {}
 
 

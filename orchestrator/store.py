@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 from orchestrator import seals
 from orchestrator.files import Files, LocalFiles, StoreError, both_ends, elsewhere, refused
 from orchestrator.seals import ARROW, MAGIC, PARQUET
+from orchestrator.tables import LATER, SCHEMAS
 from orchestrator.tabular import BLOCK_ROWS, RECIPE, Writer, arrow, parquet, rows
 
 __all__ = [
@@ -46,6 +48,8 @@ __all__ = [
     "parquet",
     "rows",
 ]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,10 @@ class Store:
 
         Many are fetched at once from an object store. Raises StoreError as `whole` does.
         """
-        there = []
-        for path in self._files.found(files):
+        there, found = [], self._files.found(files)
+        if not self.local and not all(path.exists() for path in found):
+            found = self._files.found(files)  # another process has taken copies away meanwhile
+        for path in found:
             with self._reading(path.name):
                 there += [path] if _whole(path) else []
         return there
@@ -139,24 +145,34 @@ class Store:
         """
         magic = MAGIC[Path(file).suffix]
         with self._reading(file):
-            return _framed(*self._files.ends(file, len(magic)), magic)
+            return self._files.ends(file, len(magic)) == (magic, magic)
         return False
 
     def sound(self, file: str) -> bool:
         """Whether every byte of a table is there as it was committed; reads all of it.
 
-        A file without a seal is believed if it is whole. Raises StoreError as `whole` does.
+        A file without a seal is to be readable, with the columns that its folder's tables always
+        had. Raises StoreError as `whole` does.
         """
+        kind = file.partition("/")[0]
+        columns = set(SCHEMAS[kind].names) - LATER.get(kind, set()) if kind in SCHEMAS else set()
         with self._reading(file):
-            path = self.path(file)
-            return _whole(path) and seals.intact(path)
+            return self._read(file, lambda path: _whole(path) and seals.intact(path, columns))
         return False
 
     def epoch_of(self, file: str) -> int | None:
         """Return the epoch under which a table was committed; None where none is recorded."""
         with self._reading(file):
-            return seals.epoch_of(self.path(file))
+            return self._read(file, seals.epoch_of)
         return None
+
+    def _read(self, file: str, read: Callable[[Path], T], *, known: bool = False) -> T:
+        """Read a file from where it can be read; from where it was last, if it is `known`."""
+        find = self._files.known if known else self._files.find
+        try:
+            return read(find(file))
+        except FileNotFoundError:  # it is gone, or another process has taken the node's copy away
+            return read(self._files.find(file))
 
     @contextmanager
     def _reading(self, file: str) -> Iterator[None]:
@@ -224,10 +240,9 @@ class Store:
 
     def table(self, file: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Return a table of the run; that of an Arrow file lies in the file, not in memory."""
-        path = self.path(file)
         if file.endswith(PARQUET):
-            return pq.ParquetFile(path).read(columns=columns)
-        table = _mapped(path).read_all()
+            return self._read(file, lambda path: pq.ParquetFile(path).read(columns=columns))
+        table = self._read(file, _mapped).read_all()
         return table if columns is None else table.select(columns)
 
     def block(self, file: str, number: int) -> pa.RecordBatch:
@@ -235,16 +250,17 @@ class Store:
 
         Of a file that was looked at before: an object store is not asked again for every block.
         """
-        return _mapped(self._files.known(file)).get_batch(number)
+        return self._read(file, _mapped, known=True).get_batch(number)
 
     def blocks(self, file: str) -> int:
         """Return the number of blocks of an Arrow file."""
-        return int(_mapped(self._files.known(file)).num_record_batches)
+        return int(self._read(file, _mapped, known=True).num_record_batches)
 
     def schema(self, file: str) -> pa.Schema:
         """Return the columns and the metadata of a table of the run."""
-        path = self.path(file)
-        return pq.read_schema(path) if file.endswith(PARQUET) else _mapped(path).schema
+        if file.endswith(PARQUET):
+            return self._read(file, pq.read_schema)
+        return self._read(file, _mapped).schema
 
     def recipe(self, file: str) -> str:
         """Return the name of the work that made a table."""
@@ -255,11 +271,13 @@ class Store:
         return self._files.read(file)
 
     def read_json(self, file: str) -> dict[str, object]:
-        """Return a JSON file of the run; empty if it is not there or was cut short."""
-        try:
+        """Return a JSON file of the run; empty if it is not there or no JSON of ours.
+
+        Raises StoreError if it cannot be read.
+        """
+        content: object = None
+        with self._reading(file), suppress(ValueError, RecursionError):  # the latter if very deep
             content = json.loads(self.read(file))
-        except (FileNotFoundError, ValueError):
-            return {}
         return content if isinstance(content, dict) else {}
 
 
@@ -273,11 +291,7 @@ def _objects(uri: str, process: int) -> Files:
 
 def _whole(path: Path) -> bool:
     magic = MAGIC[path.suffix]
-    return _framed(*both_ends(path, len(magic)), magic)
-
-
-def _framed(head: bytes, tail: bytes, magic: bytes) -> bool:
-    return head == tail == magic
+    return both_ends(path, len(magic)) == (magic, magic)
 
 
 def _mapped(path: Path) -> pa.ipc.RecordBatchFileReader:

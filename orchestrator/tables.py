@@ -189,6 +189,16 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 
+LATER = {
+    "donors": {"draw", "parameters", "row"},
+    "selections": {"basis", "cell", "score", "score_high", "score_low"},
+    "statistics": {"basis"},
+    "centres": {"basis", "stratum"},
+    "results": {"loss_mask", "round", "tokens_mask", "top1_mask"},
+    "executions": {"held_by_layer", "rounds"},
+}
+"""Columns that tables of earlier versions lack, by kind."""
+
 
 def stratum_names(by: str, starts: Sequence[int]) -> list[str]:
     """Return what each stratum is called: `all`, `class 3`, `position 0`, `position 16-31`."""

@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 from orchestrator import compaction, resume
 from orchestrator.compaction import twin
 from orchestrator.plan import Plan
 from orchestrator.resume import There
 from orchestrator.store import Store
+from orchestrator.tables import LATER, SCHEMAS
 
 LABELLED = ("donors", "selections", "statistics", "centres")
 """Folders of tables that have one version each, and say which source they are of."""
@@ -36,20 +38,30 @@ _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}|\.probe-.+")
 Tell = Callable[..., None]
 
 
-def tidy(made: Plan, store: Store, tell: Tell) -> There:
+def tidy(made: Plan, store: Store, tell: Tell, check: compaction.Check = lambda: None) -> There:
     """Take out of the run folder what no longer counts, tell of it, and return what there is.
 
-    Nobody else may work on the folder. What is told: `broken`, `orphaned` (one of a part's twins
-    alone), `stale` (made with other constants), `superseded`, `left` (by a dead writer) and
-    `differing`, which stays, since it is not known which of two answers is right.
+    Nobody else may work on the folder: `check`, called in every step, raises where another may.
+    What is told: `broken`, `orphaned` (one of a part's twins alone), `stale` (made with other
+    constants), `superseded`, `left` (by a dead writer) and `differing`, which stays, since it is
+    not known which of two answers is right.
     """
+    check()
     _abandoned(store, tell)
     tables = [f for kind in resume.FOLDERS if kind != "partials" for f in store.files(kind)]
     parts = [f for kind in resume.PARTS for f in store.files(kind)]
-    _unsound(store, [*tables, *parts], tell)
+    _unsound(store, [*tables, *parts], tell, check)
+    check()
     _alone(store, tell)
-    compaction.sweep_up(store, tell)
+    check()
+    compaction.sweep_up(store, tell, check)
     there = resume.there(made, store, checked=True)
+    check()
+    if there.broken:  # sound, but no executions
+        for part in sorted(there.broken):
+            _forget(store, part, "broken", tell)
+        _alone(store, tell)
+        there = resume.there(made, store, checked=True)
     for part, cells in sorted(there.stale.items()):
         tell("stale", file=part, cells=len(cells))
         if compaction.is_joined(part):
@@ -59,13 +71,15 @@ def tidy(made: Plan, store: Store, tell: Tell) -> There:
             store.delete(twin(part))
     if there.stale:  # a joined part's other cells count again
         there = resume.there(made, store, checked=True)
+    check()
     # Tables of an earlier version of the sweep would stand beside this one's under the same names.
     named = {task.file for task in made.tasks}
     for kind in LABELLED:
         for file in set(store.files(kind)) - named:
             _forget(store, file, "superseded", tell)
     _relabelled(made, store, tell)
-    _partials(made, store, tell)
+    check()
+    _partials(made, store, tell, check)
     return there
 
 
@@ -86,12 +100,23 @@ def _abandoned(store: Store, tell: Tell) -> None:
                     _forget(store, file, "left", tell)
 
 
-def _unsound(store: Store, files: Sequence[str], tell: Tell) -> None:
+def _unsound(store: Store, files: Sequence[str], tell: Tell, check: compaction.Check) -> None:
     """Forget what is cut short or has a bit flipped."""
     with ThreadPoolExecutor(READERS) as readers:
-        for file, sound in zip(files, readers.map(store.sound, files), strict=True):
+        for file, sound in zip(files, readers.map(partial(_sound, store), files), strict=True):
             if not sound:
+                check()  # reading them all takes long
                 _forget(store, file, "broken", tell)
+
+
+def _sound(store: Store, file: str) -> bool:
+    """Whether a table is as it was committed, and one of its folder's kind."""
+    kind = file.partition("/")[0]
+    columns = set(SCHEMAS[kind].names) - LATER.get(kind, set()) if kind in SCHEMAS else set()
+    try:
+        return store.sound(file) and columns <= set(store.schema(file).names)
+    except FileNotFoundError:
+        return False
 
 
 def _alone(store: Store, tell: Tell) -> None:
@@ -109,13 +134,16 @@ def _relabelled(made: Plan, store: Store, tell: Tell) -> None:
     """Forget tables that call their source by a name the sweep has changed since, or by none."""
     for task in made.tasks:
         if task.file.split("/")[0] in LABELLED and store.exists(task.file):
-            table = store.table(task.file, ["data"])
-            labels = set(table["data"].slice(0, 1).to_pylist()) if table.column_names else {None}
-            if labels - {task.arguments["data_name"]}:
+            try:
+                table = store.table(task.file, ["data"])
+            except FileNotFoundError:
+                continue  # gone meanwhile
+            labels = table["data"].slice(0, 1).to_pylist() if table.column_names else [None]
+            if any(label != task.arguments["data_name"] for label in labels):
                 _forget(store, task.file, "superseded", tell)
 
 
-def _partials(made: Plan, store: Store, tell: Tell) -> None:
+def _partials(made: Plan, store: Store, tell: Tell, check: compaction.Check) -> None:
     """Forget damaged partials that something missing is made from, however indirectly."""
     makes = {task.file: task for task in made.tasks}
     present = {file for kind in resume.FOLDERS for file in store.files(kind)}
@@ -126,6 +154,7 @@ def _partials(made: Plan, store: Store, tell: Tell) -> None:
         if file in present:
             if not file.startswith("partials/") or store.sound(file):
                 continue
+            check()
             _forget(store, file, "broken", tell)
         more = set(makes[file].after) - seen
         wanted += more

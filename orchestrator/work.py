@@ -11,7 +11,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from orchestrator.plan import Plan
 from orchestrator.pool import Pool
 from orchestrator.progress import Story, console
 from orchestrator.scheduler import Scheduler
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
 from orchestrator.tasks import Failure, Task, with_needs
 
 
@@ -84,8 +84,8 @@ def done(asked: Request) -> Iterator[Work]:
         lease = stack.enter_context(leased(store, tell=partial(_say, screen)))
         store = store.at(lease.epoch)
         story = stack.enter_context(Story(store, screen))
-        there = upkeep.tidy(made, store, story.say)
-        if compaction.compact(store, story.say):
+        there = upkeep.tidy(made, store, story.say, lease.check)
+        if compaction.compact(store, story.say, lease.check):
             there = resume.there(made, store)
         left = resume.left(asked.part(made), store, there)
         fetched: list[str] = []
@@ -94,6 +94,7 @@ def done(asked: Request) -> Iterator[Work]:
             fetched = stack.enter_context(lent)
             story.remark(f"{len(fetched)} files found in the shared store {common.uri}")
             left = resume.left(asked.part(made), store, there)
+        _forget_failures(made, store, there, left)
         story.begin(left.tasks, _found(asked.part(made), left))
         failures: list[Failure] = []
         if left.tasks:
@@ -103,8 +104,7 @@ def done(asked: Request) -> Iterator[Work]:
             listing.write_plan(made, store)
             store.replace("provenance.json", json.dumps(provenance.gather(made), indent=2).encode())
             failures = _scheduled(asked, made, left, store, pool, story, lease.check)
-            lease.check()
-            compaction.compact(store, story.say)
+            compaction.compact(store, story.say, lease.check)
         else:
             listing.write_plan(made, store)  # the sweep may have been edited all the same
         yield Work(
@@ -169,16 +169,13 @@ def _scheduled(
     story: Story,
     tick: Callable[[], None],
 ) -> list[Failure]:
-    files = {task.file for task in left.tasks}
-    for file in store.files("failures", ".json"):
-        if store.read_json(file).get("file") in files:
-            store.delete(file)  # it is tried again
     scheduler = Scheduler(
         left.tasks,
         left.done,
         pool,
         split=partial(calls.split, made),
         more=left.pace.more,
+        without=left.pace.without,
         fill=partial(calls.filled, made),
         mend=partial(mend, made, store),
         command=partial(command, asked, store),
@@ -192,8 +189,25 @@ def _scheduled(
     try:
         return scheduler.run()
     finally:
-        for failure in scheduler.failures:
-            store.replace(failure.record, json.dumps(asdict(failure), indent=2).encode())
+        with suppress(StoreError):  # it would hide why the run ends; what failed is tried again
+            for failure in scheduler.failures:
+                store.replace(failure.record, json.dumps(asdict(failure), indent=2).encode())
+
+
+def _forget_failures(made: Plan, store: Store, there: resume.There, left: resume.Left) -> None:
+    """Forget what failed before and is tried again, was done since, or is not asked for any more.
+
+    Of calls that were put together otherwise the files differ, and the cells tell.
+    """
+    again = {task.file for task in left.tasks}
+    tasks = {task.file for task in made.tasks}
+    for file in store.files("failures", ".json"):
+        record = store.read_json(file)
+        named, makes = record.get("cells"), str(record.get("file"))
+        cells = {str(c) for c in named if c in made.cells} if isinstance(named, list) else set()
+        open_ = cells - there.answered.keys() or (makes in tasks and not store.exists(makes))
+        if not open_ or makes in again or cells & left.pace.unanswered:
+            store.delete(file)
 
 
 def mend(made: Plan, store: Store, task: Task) -> list[Task]:

@@ -88,6 +88,24 @@ def test_a_cell_that_always_raises_is_set_aside_and_alone_tried_again(
     same(run, undisturbed)
 
 
+def test_what_failed_and_was_done_since_is_not_told_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do, spec, run = Host.do, written(tmp_path, SMALL), tmp_path / "run"
+
+    def poisoned(host: Host, task: Task) -> dict[str, object]:
+        if task.stage == "evaluate":
+            raise ValueError("poison")
+        return do(host, task)
+
+    with monkeypatch.context() as m:
+        m.setattr(Host, "do", poisoned)
+        assert len(sweep.run(spec, out=run, local=True).failures) == 3  # one by one
+    assert len(list((run / "failures").glob("*"))) == 3
+    assert not sweep.run(spec, out=run, local=True).failures  # in one call, of another name
+    assert not list((run / "failures").glob("*"))
+
+
 def test_a_partial_that_is_lost_before_it_is_merged_is_counted_again(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

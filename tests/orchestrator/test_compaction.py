@@ -330,3 +330,60 @@ def test_parts_without_the_columns_of_today_stay_as_they_are(plan: Plan, store: 
     assert old in store.files("executions")
     assert twin(old) in store.files("results")
     assert old in resume.there(plan, store).aside
+
+
+UNREADABLE = b"PAR1" + bytes(200) + b"PAR1"
+
+
+def test_unreadable_parts_are_not_joined_and_stop_nothing(plan: Plan, store: Store) -> None:
+    first, second = store.files("executions")[:2]
+    store.path(first).write_bytes(UNREADABLE)
+    store.path(twin(second)).write_bytes(UNREADABLE)
+    compaction.compact(store, Story())
+    assert {first, second} < set(store.files("executions"))
+    (joined,) = set(store.files("executions")) - {first, second}
+    for part in (joined, twin(joined)):
+        store.path(part).write_bytes(UNREADABLE)
+        compaction.sweep_up(store, Story())
+        assert compaction.without(store, joined, ["x"]) is None
+        assert store.exists(twin(joined))
+    tidy(plan, store, Story())
+    assert store.files("executions") == store.files("results") == []
+
+
+class Vanishing(Store):
+    """A run folder in which another deletes a part once it was read through."""
+
+    __slots__ = ()
+
+    def sound(self, file: str) -> bool:
+        found = Store.sound(self, file)
+        if file.startswith("results/"):
+            self.delete(file)
+        return found
+
+
+def test_parts_that_vanish_while_they_are_joined_are_skipped(plan: Plan, store: Store) -> None:
+    copy = Store.open(shutil.copytree(store.root, store.root.parent / "copy"))
+    assert compaction.compact(Vanishing(copy.root), Story()) == 0
+    compaction.compact(store, Story())
+    (joined,) = store.files("executions")
+    vanishing = Vanishing(store.root)
+    assert compaction.without(vanishing, joined, ["x"]) is None
+    assert store.files("executions") == [joined]
+
+
+@pytest.mark.parametrize("calls_before", [1, 2, 3])
+def test_who_has_lost_the_lease_deletes_no_part(store: Store, calls_before: int) -> None:
+    before = {*store.files("results"), *store.files("executions")}
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == calls_before:
+            raise StoreError("taken over")
+
+    with pytest.raises(StoreError, match="taken over"):
+        compaction.compact(store, Story(), check)
+    assert before <= {*store.files("results"), *store.files("executions")}

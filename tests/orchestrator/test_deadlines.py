@@ -35,4 +35,5 @@ def test_twice_the_time_is_given_whenever_it_was_too_short_until_the_task_is_don
     made.passed(slow)
     assert made.of(slow) == 1200.0
     made.took(slow, 1.0)
+    made.forget(slow)
     assert made.of(slow) == 300.0

@@ -7,7 +7,7 @@ import resource
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -17,6 +17,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from orchestrator import files, place
+from orchestrator.copies import Copies, Info
 from orchestrator.files import LocalFiles
 from orchestrator.store import Store, StoreError, arrow, parquet
 
@@ -369,3 +370,45 @@ def test_a_local_place_knows_no_copies(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert here.ends("x", 2) == (b"ab", b"c")
     assert here.known("x") == here.find("x") == tmp_path / "x"
+
+
+def test_a_copy_that_is_forgotten_takes_no_other_file_s_along(memory: Store) -> None:
+    for file in ("b.arrow", "a-b.arrow", "[ab].arrow"):
+        memory.commit(file, arrow(TABLE))
+    copy = memory.path("a-b.arrow")
+    memory.delete("b.arrow")
+    assert copy.exists()
+    memory.delete("[ab].arrow")
+    assert [path.name for path in memory.root.iterdir()] == [copy.name]
+
+
+def test_a_copy_that_another_process_takes_away_is_fetched_again(
+    memory: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file, write in (("a.arrow", arrow(TABLE)), ("a.parquet", parquet(TABLE))):
+        memory.commit(file, write)
+    has = Copies.has
+    taken: list[Path] = []
+
+    def gone(self: Copies, file: str, info: Info) -> Path | None:
+        copy = has(self, file, info)
+        if copy is not None and not taken:
+            taken.append(copy)
+            copy.unlink()
+        return copy
+
+    monkeypatch.setattr(Copies, "has", gone)
+    reads: list[Callable[[str], object]] = [
+        memory.table, memory.schema, memory.sound, memory.whole, lambda f: memory.paths([f])
+    ]  # fmt: skip
+    for file in ("a.arrow", "a.parquet"):
+        for read in reads:
+            memory.path(file)
+            taken.clear()
+            assert read(file)
+            assert taken
+    memory.path("a.arrow")
+    taken.clear()
+    memory.delete("a.arrow")
+    with pytest.raises(FileNotFoundError):
+        memory.table("a.arrow")

@@ -497,3 +497,13 @@ def test_however_drivers_come_stop_wake_and_die_one_drives_at_a_time(
     for driver in drivers.values():
         current[:] = [driver]
         driver.kill()
+
+
+def test_what_is_no_claim_counts_for_nothing_and_the_last_number_is_told(store: Store) -> None:
+    for name in ("99999999999", "7", "٣" * 8):
+        store.commit(f"lease/{name}.json", b"{}")
+    with leased(store) as lease:
+        assert lease.epoch == 1
+    store.commit("lease/99999999.json", b'{"released": true}')
+    with pytest.raises(StoreError, match=r"lease/99999999\.json.*delete that file"), leased(store):
+        pass

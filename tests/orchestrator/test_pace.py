@@ -118,6 +118,7 @@ def finish(
             waiting += parts
             continue
         if not set(task.cells).isdisjoint(never):
+            waiting += left.pace.without(task.cells)
             continue
         evaluate(store, plan, filled(plan, task))
         made.append(task)
@@ -256,6 +257,17 @@ def test_a_method_that_decides_nothing_holds_up_nobody(
         for zero in planned.asked(plan, method="zero", fraction=0.5, seed=seed)
         for peak in planned.asked(plan, method="peak", fraction=0.5, seed=seed)
     }
+
+
+def test_who_would_have_stopped_with_a_cell_that_is_given_up_is_read_to_the_end(
+    make: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan = make(**precise(0.06))
+    given_up = set(planned.asked(plan, method="peak", fraction=0.5, seed=0))
+    made = finish(plan, store_of(tmp_path), random.Random(0), never=given_up)
+    rest = set(planned.asked(plan, fraction=0.5, seed=0)) - given_up
+    extent = extents(answered(made))
+    assert {cell: extent[cell] for cell in rest} == dict.fromkeys(rest, 10)
 
 
 def test_a_part_of_the_cells_is_judged_by_the_answers_of_all(

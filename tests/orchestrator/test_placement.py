@@ -5,7 +5,7 @@ import pytest
 from orchestrator.deadlines import Deadlines
 from orchestrator.placement import Placement
 from orchestrator.roster import Roster, Worker
-from orchestrator.trials import Trials
+from orchestrator.trials import ATTEMPTS, Trials
 from orchestrator.waiting import Queues, Waiting
 from tests.orchestrator.scripted import model, task
 
@@ -28,7 +28,8 @@ def choice(made: Placement, idle: Worker, **queued: int) -> str | None:
     for name, count in queued.items():
         for i in range(count):
             queues.put(task(f"{name}{i}", name))
-    return made.choose(idle, made.work(queues, Waiting([]), False))
+    made.hope = False
+    return made.choose(idle, made.work(queues, Waiting([])))
 
 
 def test_the_model_with_the_most_work_per_worker_that_would_hold_it_is_taken() -> None:
@@ -61,14 +62,14 @@ def test_one_more_loads_a_model_if_those_who_hold_it_need_longer_for_its_queue(
 def test_a_model_is_given_up_when_two_loads_failed_and_nobody_is_left_to_try() -> None:
     made, roster, idle, _ = placed("b", "b")
     roster.assign(idle, "a")
-    assert not made.unloadable("a")
-    assert not made.unloadable("a")  # somebody still loads it
+    assert not made.unloadable("a", ATTEMPTS)
+    assert not made.unloadable("a", ATTEMPTS)  # somebody still loads it
     assert choice(made, roster.workers[0], a=99) is None
     roster.vacate(idle)
-    assert made.unloadable("a")
+    assert made.unloadable("a", ATTEMPTS)
 
 
 def test_a_model_that_was_loaded_before_is_not_given_up() -> None:
     made, _, _, _ = placed()
     made.loaded("a", 1.0)
-    assert not any(made.unloadable("a") for _ in range(9))
+    assert not any(made.unloadable("a", ATTEMPTS) for _ in range(9))

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from orchestrator import ray_cluster, ray_pool
 from orchestrator.budget import Demand
@@ -198,6 +205,39 @@ def test_a_task_that_raises_comes_back_as_a_value_with_its_traceback(pool: RayPo
     (raised,) = wait_for(pool, 1)
     assert isinstance(raised, Raised)
     assert "selecting.py" in raised.traceback
+    assert not raised.lost
+
+
+def test_a_task_whose_process_is_killed_is_lost_and_did_not_raise(
+    pool: RayPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(task: Task, store: Store) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(pool, "_task", ray.remote(num_cpus=0, max_retries=0)(killed))
+    pool.submit(selection())
+    (raised,) = wait_for(pool, 1)
+    assert isinstance(raised, Raised)
+    assert (raised.worker, raised.lost, raised.memory) == (None, True, False)
+    assert "WorkerCrashedError" in raised.error
+
+
+@pytest.mark.parametrize(
+    ("error", "lost", "memory"),
+    [
+        (OutOfMemoryError("full"), True, True),
+        (WorkerCrashedError(), True, False),
+        (NodeDiedError("silent"), True, False),
+        (RayTaskError("do", "trace", ImportError("no such library")), False, False),
+    ],
+)
+def test_what_ray_says_of_a_task_without_a_model_tells_a_lost_process_from_one_that_raised(
+    tmp_path: Path, error: RayError, lost: bool, memory: bool
+) -> None:
+    pool = RayPool(Store.open(tmp_path), most=1, spare=1, demand=Demand(cpus=1, gpus=0))
+    event = pool._gone(None, selection(), error)
+    assert isinstance(event, Raised)
+    assert (event.lost, event.memory) == (lost, memory)
 
 
 def test_what_a_process_printed_before_its_task_raised_comes_along(pool: RayPool) -> None:

@@ -74,6 +74,8 @@ def table_of(task: Task, value: float = 0.5) -> pa.Table:
             "std": 1.0,
         }
         return rows("statistics", columns, len(places))
+    if task.kind == "selection":
+        return rows("selections", {"data": data, "score": [[value]]}, 1)
     return pa.table({"x": [value], "data": [data]})
 
 
@@ -89,7 +91,7 @@ def do(store: Store, task: Task) -> None:
     asked = [task.arguments["asked"]] * len(cells)
     columns = {"cell": list(cells), "statistics_digest": digests, "rounds": asked}
     executions = rows("executions", columns, len(cells))
-    store.commit(task.file, parquet(pa.table({"x": [1]}), task.name))
+    store.commit(task.file, parquet(rows("results", {"cell": list(cells)}, len(cells)), task.name))
     store.commit(task.arguments["executions"], parquet(executions, task.name))
 
 

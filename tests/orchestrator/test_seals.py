@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from orchestrator import seals
 from orchestrator.store import Store, arrow, parquet
+from orchestrator.tables import LATER, SCHEMAS
 from orchestrator.tabular import BLOCK_ROWS
 
 KINDS = ("parquet", "arrow")
@@ -163,3 +164,29 @@ def test_what_is_no_table_is_committed_as_it_is(store: Store) -> None:
 def test_nothing_is_said_of_a_table_that_is_not_there(store: Store) -> None:
     assert not store.sound("none.parquet")
     assert store.epoch_of("none.arrow") is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_without_a_seal_that_cannot_be_read_is_not_believed(
+    store: Store, kind: str
+) -> None:
+    magic = seals.MAGIC[f".{kind}"]
+    path = store.path(f"unsealed.{kind}")
+    for between in (bytes(200), b"x" * 200, bytes(196) + (100).to_bytes(4, "little")):
+        path.write_bytes(magic + between + magic)
+        assert store.whole(path.name)
+        assert not store.sound(path.name)
+
+
+def test_a_table_without_a_seal_is_to_have_the_columns_it_always_had(store: Store) -> None:
+    def put(kind: str, without: list[str]) -> bool:
+        path = store.path(f"{kind}/a/part.parquet")
+        table = SCHEMAS[kind].empty_table().drop_columns(without)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+        return store.sound(f"{kind}/a/part.parquet")
+
+    for kind in ("donors", "selections", "statistics", "centres", "results", "executions"):
+        assert put(kind, sorted(LATER[kind]))  # as earlier versions wrote it
+        column = next(c for c in SCHEMAS[kind].names if c not in LATER[kind])
+        assert not put(kind, [column])

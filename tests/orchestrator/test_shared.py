@@ -283,19 +283,31 @@ def test_what_is_fetched_and_published_is_told(run: Store, store: Store, tmp_pat
     assert told.heard == [("fetched", DATA), ("published", tasks["root"].file)]
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, RuntimeError])
-def test_what_was_made_is_published_though_the_work_was_interrupted(
-    run: Store, store: Store, end: type[BaseException]
-) -> None:
+def work(run: Store, store: Store, end: type[BaseException] | None) -> None:
+    """Make a file in a run folder that shares, and end so."""
     tasks = chain()
-
-    def work() -> None:
-        with shared.sharing(tasks.values(), list(tasks.values()), run, store, Told()):
-            make(run, tasks["one"])
+    with shared.sharing(tasks.values(), list(tasks.values()), run, store, Told()):
+        make(run, tasks["one"])
+        if end is not None:
             raise end
 
-    with pytest.raises(end):
-        work()
+
+def test_what_was_made_is_published_though_the_work_raised(run: Store, store: Store) -> None:
+    with pytest.raises(RuntimeError):
+        work(run, store, RuntimeError)
+    assert everything(store) == {"partials/collect.recipe-one.arrow"}
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, StoreError])
+def test_what_was_made_is_published_by_the_next_run_if_the_work_was_interrupted(
+    run: Store, store: Store, end: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(shared, "publish", lambda *_: pytest.fail("there is no time to"))
+        with pytest.raises(end):
+            work(run, store, end)
+    assert everything(store) == set()
+    work(run, store, None)
     assert everything(store) == {"partials/collect.recipe-one.arrow"}
 
 
@@ -317,10 +329,10 @@ def test_a_store_that_cannot_be_written_is_told_when_nothing_else_went_wrong(
     ):
         pass
     with (
-        pytest.raises(KeyboardInterrupt),
+        pytest.raises(ZeroDivisionError),
         shared.sharing(tasks.values(), [], run, blocked, Told()),
     ):
-        raise KeyboardInterrupt
+        raise ZeroDivisionError
 
 
 def test_a_run_folder_is_no_store_of_its_own(run: Store, tmp_path: Path) -> None:

@@ -291,3 +291,13 @@ def test_a_file_that_cannot_be_read_now_is_not_taken_for_cut_short(
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(StoreError, match="Too many open files"):
         store.whole("a.parquet")
+
+
+def test_json_that_is_too_deep_counts_as_none_and_what_cannot_be_read_is_told(
+    store: Store,
+) -> None:
+    store.replace("deep.json", b"[" * 100_000)
+    assert store.read_json("deep.json") == {}
+    store.path("folder.json").mkdir()
+    with pytest.raises(StoreError, match=r"folder\.json cannot be read"):
+        store.read_json("folder.json")

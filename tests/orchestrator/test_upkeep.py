@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from orchestrator import resume, upkeep
 from orchestrator.compaction import twin
 from orchestrator.plan import Plan
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError, parquet
 from orchestrator.upkeep import tidy
 from tests.orchestrator import planned
 from tests.orchestrator.test_compaction import Story, evaluate, finish, flip, read
@@ -163,3 +164,81 @@ def test_a_folder_that_was_moved_goes_on_without_computing(plan: Plan, store: St
             c for t in lacking for c in t.cells
         )
         assert all(t.cells for t in left.tasks)
+
+
+@pytest.mark.parametrize("kind", [*upkeep.LABELLED, "results", "executions"])
+def test_what_is_whole_but_unreadable_goes_and_is_made_again(
+    plan: Plan, store: Store, kind: str
+) -> None:
+    file = store.files(kind)[0]
+    store.path(file).write_bytes(b"PAR1" + bytes(200) + b"PAR1")
+    told = Story()
+    there = tidy(plan, store, told)
+    assert told.of("broken") == [{"file": file}]
+    assert not store.exists(file)
+    left = resume.left(plan, store, there)
+    assert len(left.tasks) == 1
+
+
+@pytest.mark.parametrize("cell", [pa.array([None, None], pa.string()), pa.array([[1], [2]])])
+def test_a_sound_part_that_is_no_executions_goes_with_its_twin(
+    plan: Plan, store: Store, cell: pa.Array
+) -> None:
+    whole, told = read(store), Story()
+    file = store.files("executions")[0]
+    store.replace(file, parquet(pa.table({"cell": cell})))
+    there = tidy(plan, store, told)
+    assert told == [("broken", {"file": file}), ("orphaned", {"file": twin(file)})]
+    (task,) = resume.left(plan, store, there).tasks
+    evaluate(plan, store, task)
+    assert read(store).equals(whole)
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(
+    plan: Plan, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise OSError("Too many open files (os error 24)")
+
+    before = everything(store)
+    monkeypatch.setattr(resume, "_read", busy)
+    with pytest.raises(StoreError, match=r"cannot be read: Too many open files"):
+        tidy(plan, store, Story())
+    assert everything(store) == before
+
+
+def test_every_step_asks_whether_the_folder_is_still_held(plan: Plan, store: Store) -> None:
+    calls: list[int] = []
+    tidy(plan, store, Story(), lambda: calls.append(0))
+    flip(store, store.files("results")[0])
+    before = everything(store)
+    for last in range(1, len(calls) + 1):
+        asked: list[int] = []
+
+        def check(asked: list[int] = asked, last: int = last) -> None:
+            asked.append(0)
+            if len(asked) == last:
+                raise StoreError("taken over")
+
+        with pytest.raises(StoreError, match="taken over"):
+            tidy(plan, store, Story(), check)
+        if last <= 2:
+            assert everything(store) == before
+    assert len(calls) >= 6
+
+
+def test_a_table_that_vanishes_while_it_is_looked_at_is_skipped(
+    plan: Plan, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Story()
+    exists = Store.exists
+
+    def vanishing(self: Store, file: str) -> bool:
+        found = exists(self, file)
+        if found and file.startswith("centres/"):
+            self.delete(file)
+        return found
+
+    monkeypatch.setattr(Store, "exists", vanishing)
+    tidy(plan, store, told)
+    assert told == []
