@@ -34,7 +34,9 @@ class Setbacks:
         without: Callable[[Sequence[str]], Sequence[Task]],
         listen: Listener,
     ) -> None:
-        """`without` says what is to be done instead of cells; `release` queues a task that may run, `admit` one whose needs are to be looked at."""
+        """`without` says what is to be done instead of cells that are given up; `release` queues a
+        task that may run, `admit` one whose needs are to be looked at.
+        """
         self.failures: list[Failure] = []
         self._making: set[str] = set()
         """Files that are made again."""
