@@ -184,20 +184,20 @@ def test_other_counts_are_not_found_under_these_names(home: Path) -> None:
     assert {Path(str(e["file"])).parts[0] for e in events(Path(ended.run), "fetched")} == {"data"}
 
 
-class StoppedError(BaseException):
-    """Somebody pulls the plug."""
+class BrokenOffError(Exception):
+    """Something that nobody foresaw."""
 
 
 @pytest.fixture
 def stopping(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have this process be interrupted when it is about to count its third shard."""
+    """Have the work break off when it is about to count its third shard."""
     send, counts = LocalPool.send, []
 
     def sent(pool: LocalPool, worker: int, task: Task) -> None:
         if task.kind == "collect":
             counts.append(task.file)
             if len(counts) == 3:  # two are sent at once
-                raise StoppedError
+                raise BrokenOffError
         send(pool, worker, task)
 
     monkeypatch.setattr(local_pool.LocalPool, "send", sent)
@@ -205,10 +205,10 @@ def stopping(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.undo()
 
 
-def test_what_an_interrupted_collection_counted_is_found_by_another(
+def test_what_a_collection_counted_that_broke_off_is_found_by_another(
     tmp_path: Path, stopping: None, monkeypatch: pytest.MonkeyPatch, alone: Path
 ) -> None:
-    with pytest.raises(StoppedError):
+    with pytest.raises(BrokenOffError):
         collect(tmp_path, SHARED, "stopped")
     monkeypatch.undo()
     whole = collect(tmp_path, SMALL, "unshared")
