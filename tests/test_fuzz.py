@@ -365,7 +365,7 @@ def test_a_run_folder_with_garbled_answers_and_lost_tables_heals(finished: Path)
 
 
 @pytest.mark.slow
-@settings(many, max_examples=60)
+@settings(many, max_examples=30)
 @given(harm=harms)
 def test_many_damaged_run_folders_heal_or_are_refused(
     harm: list[tuple[int, str]], finished: Path
