@@ -246,7 +246,8 @@ def _without_sources(
     found = [s for s in sources if s in there or twin(s) in there]
     if not found:
         return
-    joined = _read(store, twin(part))
+    # Read through only now, as there is something to lose: a run has many parts, and few sources.
+    joined = _read(store, twin(part)) if store.sound(part) else None
     if joined is None or not _current(joined, "results"):
         return  # the sources are all there is
     check()
@@ -268,11 +269,9 @@ def _made_of(store: Store, part: str) -> tuple[list[str], bool]:
     None of a part that is gone meanwhile, or that says nothing one can read.
     """
     try:
-        if not store.sound(part):
-            return [], False
         about = json.loads((store.schema(part).metadata or {}).get(_SOURCES, b"{}"))
         return [s for s in about["sources"] if isinstance(s, str)], bool(about["fewer"])
-    except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError):
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
         return [], False
 
 

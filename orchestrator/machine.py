@@ -59,7 +59,6 @@ class Machine:
 def here() -> Machine:
     """Return this process."""
     proc = Path("/proc")
-    boot = space = ""
     try:
         boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
         space = str((proc / "self/ns/pid").readlink())

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from orchestrator import seals
 from orchestrator.files import Files, LocalFiles, StoreError, both_ends, elsewhere, refused
 from orchestrator.seals import ARROW, MAGIC, PARQUET
-from orchestrator.tables import LATER, SCHEMAS
+from orchestrator.tables import lasting
 from orchestrator.tabular import BLOCK_ROWS, RECIPE, Writer, arrow, parquet, rows
 
 __all__ = [
@@ -154,8 +154,7 @@ class Store:
         A file without a seal is to be readable, with the columns that its folder's tables always
         had. Raises StoreError as `whole` does.
         """
-        kind = file.partition("/")[0]
-        columns = set(SCHEMAS[kind].names) - LATER.get(kind, set()) if kind in SCHEMAS else set()
+        columns = lasting(file)
         with self._reading(file):
             return self._read(file, lambda path: _whole(path) and seals.intact(path, columns))
         return False
@@ -176,14 +175,9 @@ class Store:
 
     @contextmanager
     def _reading(self, file: str) -> Iterator[None]:
-        try:
+        # What is asked of a file that is not there is answered after the block.
+        with _told(self.where(file), "read"), suppress(FileNotFoundError):
             yield
-        except FileNotFoundError:
-            pass  # what is asked of a file that is not there is answered after the block
-        except StoreError:
-            raise
-        except OSError as error:
-            raise refused(self.where(file), "read", error) from error
 
     def commit(self, file: str, content: bytes | Writer) -> bool:
         """Commit a file, or what a writer writes, unless it is there; return whether this did it.
@@ -197,45 +191,30 @@ class Store:
         self._put(file, content, self._files.replace)
 
     def _put(self, file: str, content: bytes | Writer, act: Callable[[str, Path], object]) -> bool:
-        beside: Path | None = None
-        try:
+        by_way = "" if self.local else f" (by way of {self.root}, which TMPDIR sets)"
+        with _told(self.where(file) + by_way, "written"):
             beside = self._files.beside(file)
-            if isinstance(content, bytes):
-                beside.write_bytes(content)
-            else:
-                content(beside)
-            if file.endswith((PARQUET, ARROW)):
-                seals.stamp(beside, self.epoch)
-            return bool(act(file, beside))
-        except StoreError:
-            raise
-        except OSError as error:
-            at = self.where(file)
-            if not self.local:
-                at += f" (by way of {self.root}, which TMPDIR sets)"
-            raise refused(at, "written", error) from error
-        finally:
-            with suppress(OSError):  # where nothing can be written there is nothing to tidy
-                if beside is not None:
+            try:
+                if isinstance(content, bytes):
+                    beside.write_bytes(content)
+                else:
+                    content(beside)
+                if file.endswith((PARQUET, ARROW)):
+                    seals.stamp(beside, self.epoch)
+                return bool(act(file, beside))
+            finally:
+                with suppress(OSError):  # where nothing can be written there is nothing to tidy
                     beside.unlink(missing_ok=True)
 
     def delete(self, file: str) -> None:
         """Forget a file, so that it is made again."""
-        try:
+        with _told(self.where(file), "deleted"):
             self._files.delete(file)
-        except StoreError:
-            raise
-        except OSError as error:
-            raise refused(self.where(file), "deleted", error) from error
 
     def files(self, folder: str, ending: str | tuple[str, ...] = (PARQUET, ARROW)) -> list[str]:
         """Return the committed files under a folder of the run, sorted; tables, unless told."""
-        try:
+        with _told(self.where(folder), "read"):
             found = self._files.listed(folder)
-        except StoreError:
-            raise
-        except OSError as error:
-            raise refused(self.where(folder), "read", error) from error
         return sorted(f for f in found if f.endswith(ending) and not Path(f).name.startswith("."))
 
     def table(self, file: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -279,6 +258,17 @@ class Store:
         with self._reading(file), suppress(ValueError, RecursionError):  # the latter if very deep
             content = json.loads(self.read(file))
         return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def _told(place: str, act: str) -> Iterator[None]:
+    """Say in a sentence what could not be done to a file or folder."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise refused(place, act, error) from error
 
 
 @lru_cache

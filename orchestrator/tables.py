@@ -200,6 +200,12 @@ LATER = {
 """Columns that tables of earlier versions lack, by kind."""
 
 
+def lasting(file: str) -> set[str]:
+    """Return the columns that all versions of a file's kind of table have, by its folder."""
+    kind = file.partition("/")[0]
+    return set(SCHEMAS[kind].names) - LATER.get(kind, set()) if kind in SCHEMAS else set()
+
+
 def stratum_names(by: str, starts: Sequence[int]) -> list[str]:
     """Return what each stratum is called: `all`, `class 3`, `position 0`, `position 16-31`."""
     if by == "all":

@@ -23,7 +23,7 @@ from orchestrator.compaction import twin
 from orchestrator.plan import Plan
 from orchestrator.resume import There
 from orchestrator.store import Store
-from orchestrator.tables import LATER, SCHEMAS
+from orchestrator.tables import lasting
 
 LABELLED = ("donors", "selections", "statistics", "centres")
 """Folders of tables that have one version each, and say which source they are of."""
@@ -111,10 +111,8 @@ def _unsound(store: Store, files: Sequence[str], tell: Tell, check: compaction.C
 
 def _sound(store: Store, file: str) -> bool:
     """Whether a table is as it was committed, and one of its folder's kind."""
-    kind = file.partition("/")[0]
-    columns = set(SCHEMAS[kind].names) - LATER.get(kind, set()) if kind in SCHEMAS else set()
     try:
-        return store.sound(file) and columns <= set(store.schema(file).names)
+        return store.sound(file) and lasting(file) <= set(store.schema(file).names)
     except FileNotFoundError:
         return False
 

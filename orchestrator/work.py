@@ -87,15 +87,16 @@ def done(asked: Request) -> Iterator[Work]:
         there = upkeep.tidy(made, store, story.say, lease.check)
         if compaction.compact(store, story.say, lease.check):
             there = resume.there(made, store)
-        left = resume.left(asked.part(made), store, there)
+        part = asked.part(made)
+        left = resume.left(part, store, there)
         fetched: list[str] = []
         if common is not None:
             lent = shared.sharing(made.tasks, left.tasks, store, common, story.say)
             fetched = stack.enter_context(lent)
             story.remark(f"{len(fetched)} files found in the shared store {common.uri}")
-            left = resume.left(asked.part(made), store, there)
+            left = resume.left(part, store, there)
         _forget_failures(made, store, there, left)
-        story.begin(left.tasks, _found(asked.part(made), left))
+        story.begin(left.tasks, _found(part, left))
         failures: list[Failure] = []
         if left.tasks:
             pool, again = stack.enter_context(_pool(asked, made, store))
