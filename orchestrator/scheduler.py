@@ -30,8 +30,9 @@ from orchestrator.roster import Roster, Worker
 from orchestrator.setbacks import Listener, Setbacks
 from orchestrator.store import StoreError
 from orchestrator.tasks import Failure, Task
-from orchestrator.trials import ATTEMPTS, LOSSES, Copies, Trials
-from orchestrator.waiting import Queues, Unplaced, Waiting
+from orchestrator.trials import ATTEMPTS, LOSSES, Trials
+from orchestrator.underway import InFlight, Unplaced
+from orchestrator.waiting import Queues, Waiting
 
 LOOK_SECONDS = 1.0
 """How often deadlines are looked at."""
@@ -69,7 +70,7 @@ class Scheduler:
         self.pool, self.more, self.fill, self.listen = pool, more, fill, listen
         self.tell, self.tick, self.ready_seconds, self.clock = tell, tick, ready_seconds, clock
         self._waiting, self._queues, self._free = Waiting(done), Queues(), Unplaced(clock)
-        self._trials, self._flying = Trials(), Copies()
+        self._trials, self._flying = Trials(), InFlight()
         self._setbacks = Setbacks(
             self._waiting,
             self._trials,

@@ -22,37 +22,6 @@ MEMORY = (
 )
 
 
-class Copies:
-    """How many copies of each task are under way."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._copies: dict[str, int] = {}
-
-    def __bool__(self) -> bool:
-        """Whether there is any."""
-        return bool(self._copies)
-
-    def of(self, task: Task) -> int:
-        """Return how many there are of a task."""
-        return self._copies.get(task.file, 0)
-
-    def more(self, task: Task) -> None:
-        """One more."""
-        self._copies[task.file] = self.of(task) + 1
-
-    def less(self, task: Task) -> int:
-        """One less; return how many are left, -1 if the task was not under way any more."""
-        left = self.none(task) - 1
-        if left > 0:
-            self._copies[task.file] = left
-        return left
-
-    def none(self, task: Task) -> int:
-        """None counts any more, whatever goes on; return how many there were."""
-        return self._copies.pop(task.file, 0)
-
-
 class Trials:
     """What has gone wrong with which task, so far."""
 

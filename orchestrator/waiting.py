@@ -6,7 +6,7 @@ then waits once more.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from orchestrator.tasks import Task
 
@@ -68,34 +68,6 @@ class Queues:
         """Take out all of a model, by label."""
         self._load.pop(model, None)
         return list(self._tasks.pop(model, ()))
-
-
-class Unplaced:
-    """Tasks without a model that are under way, and since when."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """Begin with none."""
-        self._clock = clock
-        self._since: dict[str, tuple[Task, float]] = {}
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._since)
-
-    def began(self, task: Task) -> None:
-        """One more, or another copy of one."""
-        self._since[task.file] = task, self._clock()
-
-    def ended(self, task: Task, *, last: bool) -> float:
-        """One less, if it is the last copy; return the seconds since it began."""
-        _, since = self._since.get(task.file, (task, self._clock()))
-        if last:
-            self._since.pop(task.file, None)
-        return self._clock() - since
-
-    def taking(self) -> list[tuple[Task, float]]:
-        """Return what is under way, with the seconds since it began."""
-        return [(task, self._clock() - since) for task, since in self._since.values()]
 
 
 class Waiting:
