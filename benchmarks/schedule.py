@@ -29,9 +29,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pyarrow as pa
@@ -47,8 +45,7 @@ from orchestrator.ray_pool import RayPool
 from orchestrator.scheduler import Scheduler
 from orchestrator.store import Store, parquet
 from orchestrator.tasks import Task
-from tests.orchestrator.scripted import task
-from tests.orchestrator.virtual import Mishaps, VirtualPool
+from tests.orchestrator.virtual import Mishaps, VirtualPool, cells
 from workers.messages import ModelRef
 
 SECONDS = 0.020
@@ -78,18 +75,6 @@ class Stub:
             pass
         self._store.commit(task.file, parquet(TABLE))
         return Answer(summary={"rows": 64}, node="here", size=0)
-
-
-def cells(count: int, models: int, seed: int = 0) -> list[Task]:
-    """Return cells on models, some of which have several times as many as others."""
-    draw = Random(seed)
-    names = [f"m{i}" for i in range(models)]
-    shares = [draw.lognormvariate(0, 0.5) for _ in names]
-    like = {name: task("like", name) for name in names}
-    owners = draw.choices(names, shares, k=count)
-    return [
-        replace(like[m], file=f"cells/{i}.parquet", cells=(f"c{i}",)) for i, m in enumerate(owners)
-    ]
 
 
 def virtual() -> dict[str, float]:
@@ -156,7 +141,7 @@ def _settled(done: Sequence[float]) -> float:
 def compared() -> float:
     """Return the median over rounds of the loop's time over that of the bare loop."""
     ratios = []
-    tasks = cells(CELLS, 1)
+    tasks = cells(CELLS, 1, file="cells/{}.parquet")
     with ray_cluster.connected(None):
         for turn in range(ROUNDS + 1):
             taken = {}

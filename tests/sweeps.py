@@ -1,9 +1,11 @@
 """Small sweeps, and how to compare what two of them left behind."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -25,6 +27,22 @@ seeds: 2
 contrasts: [[peak, mean]]
 statistics: {shards: 4}
 """
+
+SMALL = """
+name: small
+models: [zoo:vit]
+data:
+  digits:
+    source: zoo:digits
+    collect: {split: train, sequences: 40}
+    evaluate: {split: test, sequences: 20}
+methods: [zero, mean]
+fractions: [0.5]
+seeds: 1
+contrasts: [[zero, mean]]
+statistics: {shards: 2}
+"""
+"""A sweep of seconds."""
 
 OF_THE_PROCESS = ("seconds", "worker", "hostname_hash")
 """Columns of `executions` that say who did it, not what came out."""
@@ -66,6 +84,12 @@ def executions(run: Path | str) -> pl.DataFrame:
     return table.drop(OF_THE_PROCESS).sort("cell", pl.col("rounds").list.first())
 
 
+def events(run: Path | str, event: str) -> list[dict[str, Any]]:
+    """Return what a run's story tells of one kind."""
+    lines = (Path(run) / "events.jsonl").read_text().splitlines()
+    return [e for line in lines if line and (e := json.loads(line))["event"] == event]
+
+
 def tables(run: Path | str) -> dict[str, pl.DataFrame]:
     """Return the public tables of a run that do not depend on who made them."""
     run = Path(run)
@@ -80,5 +104,6 @@ def assert_same(one: Path, other: Path) -> None:
     assert answers(one).equals(answers(other), null_equal=True)
     assert executions(one).equals(executions(other), null_equal=True)
     here, there = tables(one), tables(other)
+    assert here.keys() == there.keys()
     for kind, table in here.items():
         assert table.equals(there[kind], null_equal=True), kind

@@ -1,6 +1,5 @@
 """Statistics alone, and shared between runs (in one process)."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from orchestrator.local_pool import LocalPool
 from orchestrator.pool import PoolError
 from orchestrator.status import status
 from orchestrator.tasks import Task
-from tests.sweeps import answers, assert_same, executions, written
+from tests.sweeps import answers, assert_same, events, executions, written
 
 SMALL = """
 name: small
@@ -30,11 +29,6 @@ statistics: {shards: 4}
 """
 SHARED = SMALL + "store: common\n"
 PUBLIC = ("summary", "contrasts", "curves")
-
-
-def events(run: Path, event: str) -> list[dict[str, object]]:
-    lines = (run / "events.jsonl").read_text().splitlines()
-    return [e for line in lines if line and (e := json.loads(line))["event"] == event]
 
 
 def begun(run: Path) -> set[object]:

@@ -23,7 +23,7 @@ from orchestrator.inspection import ModelError
 from orchestrator.mistakes import SpecError
 from orchestrator.spec import parse
 from orchestrator.store import Store, StoreError
-from tests.sweeps import answers, written
+from tests.sweeps import SMALL, answers, written
 from workers import zoo
 from workers.messages import ModelFacts
 
@@ -65,20 +65,6 @@ WHOLE: dict[str, Any] = {
     "cluster": {"workers": 1, "device": "cpu", "ready_seconds": 3.0},
     "store": None,
 }
-SMALL = """
-name: small
-models: [zoo:vit]
-data:
-  digits:
-    source: zoo:digits
-    collect: {split: train, sequences: 40}
-    evaluate: {split: test, sequences: 20}
-methods: [zero, mean]
-fractions: [0.5]
-seeds: 1
-contrasts: [[zero, mean]]
-statistics: {shards: 2}
-"""
 NUMBERS = (0, -1, 2**31, 2**63, 2**64, 10**60, -(10**30), 0.5, 1e308, 5e-324)
 TEXTS = (
     *("", "zoo:", "../x", "/", "~", "~nobody_here/x", "a\x00b", "x.jsonl", "/dev/zero", "s3://x"),

@@ -16,40 +16,13 @@ from orchestrator.host import Host
 from orchestrator.results import table
 from orchestrator.store import Store
 from orchestrator.tasks import Task
-from tests.sweeps import answers, peaksweep, tables, written
-
-SMALL = """
-name: small
-models: [zoo:vit]
-data:
-  digits:
-    source: zoo:digits
-    collect: {split: train, sequences: 40}
-    evaluate: {split: test, sequences: 20}
-methods: [zero, mean]
-fractions: [0.5]
-seeds: 1
-contrasts: [[zero, mean]]
-statistics: {shards: 2}
-"""
+from tests.sweeps import SMALL, answers, assert_same, events, peaksweep, written
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     return Path(sweep.run(written(folder, SMALL), out=folder / "run", local=True).run)
-
-
-def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    told = [json.loads(line) for line in (run / "events.jsonl").read_text().split("\n") if line]
-    return [event for event in told if event["event"] == kind]
-
-
-def same(run: Path, other: Path) -> None:
-    assert answers(run).equals(answers(other))
-    made, wanted = tables(run), tables(other)
-    assert made.keys() == wanted.keys()
-    assert all(made[kind].equals(wanted[kind]) for kind in made)
 
 
 def spoilt(cell: str) -> Callable[[Host, Task], dict[str, object]]:
@@ -85,7 +58,7 @@ def test_a_cell_that_always_raises_is_set_aside_and_alone_tried_again(
     assert again.returncode == 0, again.stderr
     assert "1 cells computed now" in again.stdout
     assert not list((run / "failures").glob("*"))
-    same(run, undisturbed)
+    assert_same(run, undisturbed)
 
 
 def test_what_failed_and_was_done_since_is_not_told_any_more(
@@ -121,7 +94,7 @@ def test_a_partial_that_is_lost_before_it_is_merged_is_counted_again(
     run = Path(sweep.run(written(tmp_path, SMALL), out=tmp_path / "run", local=True).run)
     (told,) = events(run, "retried")
     assert told["made_again"] == lost
-    same(run, undisturbed)
+    assert_same(run, undisturbed)
 
 
 def test_a_partial_with_a_flipped_bit_is_counted_again_where_it_cannot_be_read(
@@ -142,7 +115,7 @@ def test_a_partial_with_a_flipped_bit_is_counted_again_where_it_cannot_be_read(
     run = Path(sweep.run(written(tmp_path, SMALL), out=tmp_path / "run", local=True).run)
     (told,) = events(run, "retried")
     assert told["made_again"] == flipped
-    same(run, undisturbed)
+    assert_same(run, undisturbed)
 
 
 def test_a_loss_that_is_no_number_is_a_value_with_a_flag(

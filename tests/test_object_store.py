@@ -1,7 +1,6 @@
 """A run folder in an object store, served by a real server of S3's protocol on this machine."""
 
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
 from orchestrator import shared, sweep
 from orchestrator.store import Store, StoreError, arrow, parquet
+from tests.orchestrator.racing import race
 from tests.orchestrator.test_shared import chain, make
-from tests.sweeps import OF_THE_PROCESS, written
-from tests.test_resuming import SMALL
+from tests.sweeps import OF_THE_PROCESS, SMALL, written
 
 TABLE = pa.table({"x": list(range(1000))})
 
@@ -81,24 +80,7 @@ def test_a_commit_is_there_whole_and_never_over_another(store: Store) -> None:
 
 
 def test_of_many_who_commit_at_once_one_does_and_its_content_stays(store: Store) -> None:
-    racers, rounds = 4, 3
-    start = threading.Barrier(racers)
-    won: list[list[bytes]] = [[] for _ in range(rounds)]
-
-    def race(me: int) -> None:
-        for turn in range(rounds):
-            content = bytes([me]) * 1000
-            start.wait()
-            if store.commit(f"{turn}.json", content):
-                won[turn].append(content)
-
-    threads = [threading.Thread(target=race, args=(i,)) for i in range(racers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for turn in range(rounds):
-        assert won[turn] == [store.read(f"{turn}.json")]
+    race(lambda: store, name="{}.json", racers=4, rounds=3, size=1000)
 
 
 def test_a_file_of_many_parts_is_create_only_too(

@@ -10,23 +10,8 @@ import pytest
 from orchestrator import sweep
 from orchestrator.cases import Cases
 from orchestrator.store import Store, parquet
-from tests.sweeps import answers, written
+from tests.sweeps import SMALL, answers, written
 from workers.actor import Replica
-
-SMALL = """
-name: small
-models: [zoo:vit]
-data:
-  digits:
-    source: zoo:digits
-    collect: {split: train, sequences: 40}
-    evaluate: {split: test, sequences: 20}
-methods: [zero, mean]
-fractions: [0.5]
-seeds: 1
-contrasts: [[zero, mean]]
-statistics: {shards: 2}
-"""
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import pickle
 import resource
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from orchestrator import files, place
 from orchestrator.copies import Copies, Info
 from orchestrator.files import LocalFiles
 from orchestrator.store import Store, StoreError, arrow, parquet
+from tests.orchestrator.racing import race
 
 TABLE = pa.table({"x": np.arange(100_000)})
 
@@ -66,25 +66,7 @@ def test_a_commit_is_there_whole_and_never_over_another(store: Store) -> None:
 
 
 def test_of_many_who_commit_at_once_one_does_and_its_content_stays(store: Store) -> None:
-    racers, rounds = 8, 10
-    start = threading.Barrier(racers)
-    won: list[list[bytes]] = [[] for _ in range(rounds)]
-
-    def race(me: int) -> None:
-        mine = Store.of(store.uri)
-        for turn in range(rounds):
-            content = bytes([me]) * 10_000
-            start.wait()
-            if mine.commit(f"part/{turn}.json", content):
-                won[turn].append(content)
-
-    threads = [threading.Thread(target=race, args=(i,)) for i in range(racers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for turn in range(rounds):
-        assert won[turn] == [store.read(f"part/{turn}.json")]
+    race(lambda: Store.of(store.uri), name="part/{}.json", racers=8, rounds=10, size=10_000)
 
 
 def test_a_replaced_file_is_read_anew_and_a_deleted_one_is_gone(store: Store) -> None:

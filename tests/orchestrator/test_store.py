@@ -1,6 +1,5 @@
 import errno
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from orchestrator.store import BLOCK_ROWS, Store, StoreError, arrow, parquet, rows
 from orchestrator.tables import SCHEMAS
+from tests.orchestrator.racing import race
 
 
 @pytest.fixture
@@ -36,25 +36,8 @@ def test_a_second_commit_changes_nothing_and_says_so(store: Store) -> None:
 
 
 def test_of_many_who_commit_at_once_exactly_one_does(store: Store) -> None:
-    racers, rounds = 8, 5
-    start = threading.Barrier(racers)
-    won: list[list[bytes]] = [[] for _ in range(rounds)]
-
-    def race(me: int) -> None:
-        for turn in range(rounds):
-            content = bytes([me]) * 100_000
-            start.wait()
-            if store.commit(f"part/{turn}.parquet", content):
-                won[turn].append(content)
-
-    threads = [threading.Thread(target=race, args=(i,)) for i in range(racers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for turn in range(rounds):
-        assert won[turn] == [store.path(f"part/{turn}.parquet").read_bytes()]
-    assert everything(store) == ["part", *(f"part/{turn}.parquet" for turn in range(rounds))]
+    race(lambda: store, name="part/{}.parquet", racers=8, rounds=5, size=100_000)
+    assert everything(store) == ["part", *(f"part/{turn}.parquet" for turn in range(5))]
 
 
 @pytest.mark.parametrize("step", ["write", "link"])

@@ -4,7 +4,6 @@ import gc
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from random import Random
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -16,7 +15,7 @@ from orchestrator.scheduler import Scheduler
 from orchestrator.tasks import Failure, Task
 from orchestrator.trials import LOSSES
 from tests.orchestrator.scripted import split, task
-from tests.orchestrator.virtual import Load, Mishaps, VirtualPool
+from tests.orchestrator.virtual import Load, Mishaps, VirtualPool, cells
 
 law = settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 LOAD, MEAN = 30.0, 20.0
@@ -64,16 +63,6 @@ def run(tasks: Sequence[Task], pool: VirtualPool, **options: float) -> Course:
         course.error = error
     course.failures = scheduler.failures
     return course
-
-
-def cells(count: int, models: int, seed: int = 0) -> list[Task]:
-    """Return cells on models, some of which have several times as many as others."""
-    draw = Random(seed)
-    names = [f"m{i}" for i in range(models)]
-    shares = [draw.lognormvariate(0, 0.5) for _ in names]
-    like = {name: task("like", name) for name in names}
-    owners = draw.choices(names, shares, k=count)
-    return [replace(like[m], file=f"t{i}", cells=(f"t{i}",)) for i, m in enumerate(owners)]
 
 
 def virtual(

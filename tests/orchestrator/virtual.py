@@ -18,12 +18,13 @@ import heapq
 import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from orchestrator.pool import Done, Event, Lost, Raised, Ready
 from orchestrator.roster import IN_FLIGHT
 from orchestrator.tasks import Task, with_needs
+from tests.orchestrator import scripted
 from workers.messages import ModelRef
 
 SLOW = 50.0
@@ -415,3 +416,16 @@ class VirtualPool:
     def _announce(self, count: int) -> list[Event]:
         self.workers = count
         return []
+
+
+def cells(count: int, models: int, seed: int = 0, file: str = "t{}") -> list[Task]:
+    """Return cells on models, some of which have several times as many as others.
+
+    `file` has a place for the number of a task.
+    """
+    draw = Random(seed)
+    names = [f"m{i}" for i in range(models)]
+    shares = [draw.lognormvariate(0, 0.5) for _ in names]
+    like = {name: scripted.task("like", name) for name in names}
+    owners = draw.choices(names, shares, k=count)
+    return [replace(like[m], file=file.format(i), cells=(f"t{i}",)) for i, m in enumerate(owners)]
