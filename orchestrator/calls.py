@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator import batching, rounds
 from orchestrator.cells import Cell, data_of, scored
+from orchestrator.compaction import twin
 from orchestrator.names import data_file, name, slug
 from orchestrator.plan import Plan
 from orchestrator.tasks import Task
@@ -74,8 +75,9 @@ def filled(plan: Plan, task: Task) -> Task:
     if not task.cells:
         return task
     cells = {named: dict(plan.cells[named].arguments) for named in task.cells}
-    executions = task.file.replace("results/", "executions/", 1)
-    return replace(task, arguments={**task.arguments, "executions": executions, "cells": cells})
+    return replace(
+        task, arguments={**task.arguments, "executions": twin(task.file), "cells": cells}
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,6 @@ Damaged parts are not joined either: a new checksum would make them look sound.
 One part's rows are in memory at a time, some hundred megabytes, however many there are.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -31,7 +30,7 @@ from dataclasses import dataclass
 import polars as pl
 import pyarrow as pa
 
-from orchestrator.names import LENGTH, canonical
+from orchestrator.names import canonical, hashed
 from orchestrator.store import Store, parquet
 from orchestrator.tables import SCHEMAS
 
@@ -187,7 +186,7 @@ def _commit(
     sources. Whatever has its name without a twin is of an attempt that ended before it counted.
     """
     folder = sources[0].rpartition("/")[0]
-    name = hashlib.sha256(canonical(what).encode()).hexdigest()[:LENGTH]
+    name = hashed(canonical(what).encode())
     made = f"{folder}/{JOINED}{name}.parquet"
     epochs = Counter(str(store.epoch_of(part)) for part in sources)
     about = {"sources": sources, "fewer": fewer, "epochs": dict(sorted(epochs.items()))}

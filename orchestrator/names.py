@@ -57,8 +57,17 @@ def name(kind: str, recipe: Mapping[str, object]) -> str:
 
     Raises KeyError for a kind without an entry in `ALGORITHM`.
     """
-    text = canonical({"kind": kind, "algorithm": ALGORITHM[kind], **recipe})
-    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+    return hashed(spelled(kind, recipe).encode())
+
+
+def spelled(kind: str, recipe: Mapping[str, object]) -> str:
+    """Return the text of which a piece of work's name is the hash; raises what `name` does."""
+    return canonical({"kind": kind, "algorithm": ALGORITHM[kind], **recipe})
+
+
+def hashed(text: bytes) -> str:
+    """Return the name that stands for a text."""
+    return hashlib.sha256(text).hexdigest()[:LENGTH]
 
 
 def data_file(model: str, data: str) -> str:

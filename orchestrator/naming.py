@@ -22,18 +22,16 @@ Shapes: N points of a model, in the order of `orchestrator.grid`.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator import names
 from orchestrator.arms import MethodSpec
 from orchestrator.cells import Arm, Inputs, Values, asked, bare
 from orchestrator.draft import Made
 from orchestrator.grid import Grid, Rule
 from orchestrator.held import UNORDERED, HeldSet
-from orchestrator.names import LENGTH, canonical
+from orchestrator.names import canonical, hashed, spelled
 
 Codes = NDArray[np.int32]
 NONE = -1
@@ -99,8 +97,8 @@ class _Naming:
         """Cut the recipe of a cell where points differ."""
         self.grid, self.inputs = grid, inputs
         plain = bare(grid.spec, grid.ref, inputs.data)
-        self._bare = _hashed(_text(plain).encode())
-        rest = _text(plain | {cut: f"\0{cut}" for cut in _CUTS})
+        self._bare = hashed(spelled("cell", plain).encode())
+        rest = spelled("cell", plain | {cut: f"\0{cut}" for cut in _CUTS})
         self._fixed = []
         for cut in _CUTS:
             before, _, rest = rest.partition(canonical(f"\0{cut}"))
@@ -147,7 +145,7 @@ class _Naming:
                     pieces[m] = self._pieces(rule, held, m)
                 some = pieces[m]
                 yield _Some(
-                    names=[n or _hashed(before + order + after) for n, before, after in some.texts],
+                    names=[n or hashed(before + order + after) for n, before, after in some.texts],
                     orders=np.where(some.ordered, code, NONE).astype(np.int32),
                     values=some.values,
                 )
@@ -176,7 +174,7 @@ class _Naming:
                 values.append(value)
                 before, after = self._around(cut, m, value)
                 is_whole = some.whole is not None
-                name = _hashed((before + after).encode()) if is_whole else ""
+                name = hashed((before + after).encode()) if is_whole else ""
                 texts.append((name, before.encode(), after.encode()))
         ordered = np.array([not name for name, _, _ in texts], np.bool_)
         return _Pieces(texts=tuple(texts), ordered=ordered, values=np.array(values, np.int32))
@@ -213,21 +211,12 @@ class _Naming:
                 value = self._put(arm, m, now, draw)
                 before, after = self._around((canonical(now.recipe), ""), m, value)
                 code = self._coded(now.order) if now.whole is None else NONE
-                found.append((_hashed((before + after).encode()), code, value))
+                found.append((hashed((before + after).encode()), code, value))
         return _Some(
             names=[name for name, _, _ in found],
             orders=np.array([code for _, code, _ in found], np.int32),
             values=np.array([value for _, _, value in found], np.int32),
         )
-
-
-def _text(recipe: dict[str, object]) -> str:
-    """Return what a cell's name is the hash of (`orchestrator.names.name`)."""
-    return canonical({"kind": "cell", "algorithm": names.ALGORITHM["cell"], **recipe})
-
-
-def _hashed(text: bytes) -> str:
-    return sha256(text).hexdigest()[:LENGTH]
 
 
 def _cut(some: HeldSet) -> tuple[str, str]:
