@@ -11,10 +11,9 @@
                     on two actors. `loop` is the scheduler with the Ray pool, a line of the story
                     for each that starts or is done; `bare` the same calls of the same actors, two
                     in flight for each, in a loop around `ray.wait`, and nothing else. Medians
-    two_over_one    on real Ray: a part of the demo's grid with two replicas of one thread against
-                    one, from the first cell that starts to the last that is done, as the story
-                    tells; models are loaded in this time, statistics were collected before it.
-                    One run each
+    two_over_one    on real Ray: the demo's grid with two replicas of one thread against one, from
+                    the first cell that starts to the last that is done, as the story tells; models
+                    are loaded in this time, statistics were collected before it. One run each
 
 Run: python -m benchmarks.schedule. With `--no-sweep` or `--no-ray` the last one or two are left
 out (null). The last line is JSON.
@@ -51,7 +50,7 @@ from workers.messages import ModelRef
 SECONDS = 0.020
 CELLS = 300
 ROUNDS = 5
-SWEEP = ("examples/embedded.yaml", "--only", "model = 'zoo:mistral' AND method = 'mean'")
+SWEEP = ("examples/embedded.yaml",)
 TABLE = pa.table({"cell": ["c"] * 64, "loss": np.linspace(0, 1, 64)})
 
 

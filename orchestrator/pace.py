@@ -13,7 +13,7 @@ the end where these do not do.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, repeat
 
 from orchestrator.calls import calls, rounds_of
@@ -104,6 +104,13 @@ class Pace:
         self._given_up.update(cells)
         touched = dict.fromkeys(n for cell in cells for n in self._of.get(cell, ()))
         return self._called(self._lacking(touched))
+
+    def computed(self, lost: Collection[str]) -> int:
+        """Return how many cells were called for, and are not among the lost.
+
+        With precision, some of those that were open at the start had been read far enough.
+        """
+        return len((self._asked.keys() if self._every else self.unanswered) - set(lost))
 
     def _add(self, of: dict[str, frozenset[int]], cell: str, rounds: Iterable[int]) -> None:
         """Add rounds to a cell's; the same few sets serve all cells."""

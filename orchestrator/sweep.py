@@ -135,7 +135,7 @@ def run(
         run=work.store.uri,
         page=page,
         failures=work.failures,
-        computed=len(work.left.pace.unanswered - lost),
+        computed=work.left.pace.computed(lost),
         found=len(work.left.answered),
         fetched=work.fetched,
     )

@@ -123,6 +123,8 @@ def finish(
         evaluate(store, plan, filled(plan, task))
         made.append(task)
         waiting += left.pace.more(task)
+    if not waiting:
+        assert left.pace.computed(never) == len({cell for task in made for cell in task.cells})
     return made
 
 
