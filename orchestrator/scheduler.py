@@ -34,8 +34,7 @@ from orchestrator.trials import ATTEMPTS, LOSSES, Trials
 from orchestrator.underway import InFlight, Unplaced
 from orchestrator.waiting import Queues, Waiting
 
-LOOK_SECONDS = 1.0
-"""How often deadlines are looked at."""
+LOOK_SECONDS = 1.0  # between two looks at deadlines
 
 
 class Scheduler:
