@@ -75,11 +75,12 @@ __all__ = [
 _COUNTS = ("tokens", "documents")
 _PLAIN = ("top10", "kl", "bits_per_byte", "top1_rare", "top1_mask", "ce_mask", "perplexity")
 _LEVELS = ("top1", "top1_se", "top10", "ce", "ce_se", *_PLAIN[1:])
+_PAIRED = ("logit_diff", "choice")
 _CHANGES = tuple(f"d_{m}{end}" for m in METRICS for end in ("", "_low", "_high"))
 _SUMMARY = pl.Schema(
     {"cell": pl.String}
     | dict.fromkeys(_COUNTS, pl.Int64)
-    | dict.fromkeys((*_LEVELS, *_CHANGES), pl.Float64)
+    | dict.fromkeys((*_LEVELS, *_CHANGES, *_PAIRED), pl.Float64)
 )
 
 
@@ -149,7 +150,8 @@ def _levels(points: pl.DataFrame, found: Answers) -> pl.DataFrame:
         ends = {"": change.value, "_low": change.low, "_high": change.high}
         columns |= {f"d_{metric}{end}": number + known_C for end, number in ends.items()}
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        made = {name: totals[RATIOS[name][0]] / totals[RATIOS[name][1]] for name in _PLAIN}
+        plain = (*_PLAIN, *_PAIRED)
+        made = {name: totals[RATIOS[name][0]] / totals[RATIOS[name][1]] for name in plain}
         made["perplexity"] = np.exp(found.measures["ce"].level_C)
     columns |= {name: np.where(np.isfinite(x), x, np.nan) for name, x in made.items()}
     frame = pl.DataFrame({name: columns[name] for name in _SUMMARY})

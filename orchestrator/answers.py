@@ -13,6 +13,9 @@ number, and each (model, data) becomes a table of cells by documents.
     perplexity      exp(ce); text. Its error is that of ce times exp(ce) (delta method)
     bits_per_byte   loss over ln 2 and the bytes of the text, null where a loss is not a
                     number; causal models
+    logit_diff      the answer's logit less the mean of the wrong ones', in nats, over
+                    prompts whose loss is a number; paired prompts
+    choice          share of prompts whose answer's logit is above all wrong ones'; the same
 
 Assumes that a sweep's cells are all scored on the same positions of the same
 sequences, round by round (`orchestrator.extents`): a cell may have stopped after

@@ -20,6 +20,7 @@ _FITTING: Mapping[str, tuple[Modality, ...]] = {
     "random_tokens": ("causal", "masked"),
     "random_characters": ("causal", "masked"),
     "generated": ("causal",),
+    "paired": ("causal",),
     "random_pixels": ("image",),
     "shuffled_pixels": ("image",),
 }
@@ -62,6 +63,11 @@ class MethodSpec(Section):
     def donated(self) -> bool:
         """Whether it takes the activations of donors."""
         return self.method == "resample"
+
+    @property
+    def paired(self) -> bool:
+        """Whether each prompt brings its donor, so that none is drawn."""
+        return self.parameters.get("source") == "paired"
 
     @property
     def by_position(self) -> bool:

@@ -35,6 +35,10 @@ ACTIVATIONS = 24
 PER_WIDTH = 8
 FEWEST = 2048
 """Positions of a batch of a narrow model, where bytes allow."""
+CONSTANTS_PER_CALL = 8
+"""Cells of constant methods evaluated in one call: long enough to hide the scheduler."""
+DONATED_PER_CALL = 16
+"""Cells that share one pass of the donors."""
 
 
 def tokens(spec: Spec, ref: ModelRef) -> int:

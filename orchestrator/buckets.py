@@ -38,9 +38,13 @@ RESULTS = pl.Schema(
         "top1_mask": pl.Int64,
         "loss_mask": pl.Float64,
         "nan": pl.Int64,
+        "logit_diff": pl.Float64,
+        "choice": pl.Int64,
     }
 )
 """Columns of `results` that count."""
+_OPTIONAL = ("logit_diff", "choice")
+"""Of these, columns that tables of earlier versions lack; null there."""
 
 FILE = "file"
 """A column that says which file a row is of, where the frame that is given has it."""
@@ -71,9 +75,12 @@ def distinct(results: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def typed(results: pl.LazyFrame) -> pl.LazyFrame:
-    """Return `results` with the columns of `RESULTS`, and round 0 where none is said."""
-    if "round" not in results.collect_schema():
+    """Return `results` with the columns of `RESULTS`; tables of before have round 0, and nulls."""
+    there = results.collect_schema()
+    if "round" not in there:
         results = results.with_columns(round=0)
+    lacking = [pl.lit(None).alias(name) for name in _OPTIONAL if name not in there]
+    results = results.with_columns(lacking)
     cast = results.select(pl.col(name).cast(kind) for name, kind in RESULTS.items())
     return cast.with_columns(pl.col("round").fill_null(0))
 

@@ -3,16 +3,8 @@
 All of it is arithmetic over facts and shapes, so it is known before anything
 runs, and a plan that cannot be held is refused instead of failing hours later.
 
-A replica holds, at its largest: the weights, a copy of the output projections that are
-held together (folding restores from it), the activations of one batch, and the most of
-
-    evaluating   chunks of logits and what the cells of a call share: what is recorded of
-                 the pass below their first places, donors' activations, and the bare
-                 model's hidden states for KL; or what values are drawn from
-    collecting   the histogram of every neuron in every stratum
-    learning     what a backward pass keeps
-
-Factors are stated where they are used; they are meant to be somewhat too large.
+What a replica holds is `orchestrator.footprint`'s; here a process is added to it where the
+model shares the processor's memory, and replicas are compared with what a cluster has.
 
 Time is rough: floating-point operations over a rate that is typical of the
 device, to tell minutes from days.
@@ -21,30 +13,26 @@ device, to tell minutes from days.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator import batching
-from orchestrator.calls import CONSTANTS_PER_CALL, DONATED_PER_CALL
-from orchestrator.cells import data_of, scopes
-from orchestrator.collection import stratified
-from orchestrator.graph import DRAWS
+from orchestrator.cells import data_of
+from orchestrator.footprint import MARGIN, beside, counted_rows, footprint, rows_in_all
 from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
 from orchestrator.tasks import rough_seconds
-from workers.learning_cost import memory_bytes
 from workers.messages import ModelRef
 
-PROCESS_BYTES = 1200 * 2**20
+PROCESS_BYTES = 1100 * 2**20
 """A process with torch, transformers, Arrow and Ray imported, in bytes, rounded up. Measured:
 0.84e9 on one machine and 1.07e9 on another, where more of the libraries' files was mapped."""
-SCORING = {False: 4, True: 6}
-"""Tensors of `logits_bytes` held at once, without and with KL (`workers.metrics`: 2, and 4¼)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demand:
-    """What one replica asks of Ray."""
+    """What one replica asks of Ray: of one machine, for each of its processes."""
 
     cpus: float
     gpus: float
+    ranks: int = 1
+    """Processes: the shards of the model that has most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,38 +76,16 @@ def budget(plan: Plan) -> Budget:
 
 
 def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
-    facts, statistics = ref.facts, plan.spec.statistics
-    width = batching.BYTES[ref.dtype]
-    weights = facts.parameters * width
-    # Sites are counted one after the other, and held together where the sweep says so.
-    together = max(sum(facts.neurons_at(s) for s in group) for group in plan.spec.sites)
-    neurons = max(facts.neurons_at(s) for group in plan.spec.sites for s in group)
-    sites = {site for group in plan.spec.sites for site in group}
-    projections = facts.layers * together * facts.d_model * width
-    positions = batching.tokens(plan.spec, ref)
-    activations = positions * facts.d_model * batching.ACTIVATIONS * width
-    rows = facts.layers * neurons
-    data = data_of(plan.spec, ref.name)
-    source = statistics.data or data
-    strata = [stratified(plan.spec, facts, source, by) for by in ("position", "class")]
-    counted = [rows, *(rows * len(s.starts) for s in strata if s is not None)]
-    # A count is int32 while counting; then layers are put together as int64, and narrowed for the
-    # file (measured: 26 bytes a bin). Beside them lie windows, moments of every shard, extremes.
-    beside = 200 + 48 * statistics.shards
-    histogram = max(counted) * (statistics.bins * 28 + beside)
-    pilot = statistics.pilot_positions * rows * width * 2  # in parts, and joined
-    evaluating = _evaluating(plan, ref, positions, facts.layers * together)
-    learned = 0
-    if any(t.kind == "learn" for t in plan.tasks):
-        learned = memory_bytes(facts, positions, ref.dtype)
-    work = max(evaluating, histogram, pilot, learned)
-    collected = plan.spec.data[source].positions("collect", facts.window)
-    evaluated = plan.spec.data[data].positions("evaluate", facts.window)
-    partial = max(counted) * (statistics.bins * 8 + beside)
-    sequences = evaluated // plan.spec.data[data].window(facts.window)
+    spec, facts = plan.spec, ref.facts
+    statistics, data = spec.statistics, data_of(spec, ref.name)
+    collected = spec.data[statistics.data or data].positions("collect", facts.window)
+    evaluated = spec.data[data].positions("evaluate", facts.window)
+    sequences = evaluated // spec.data[data].window(facts.window)
     mine = [t for t in plan.tasks if t.model is not None and t.model.name == ref.name]
     under = sum(t.kind == "under" for t in mine)
-    counts = sum(counted) * len(sites) * len(plan.spec.basis)
+    sites = {site for group in spec.sites for site in group}
+    rows = facts.layers * max(facts.neurons_at(site) for site in sites)
+    counts = rows_in_all(spec, ref) * len(sites) * len(spec.basis)
     # Shards, and an eighth as many merges again; a row of results has about 110 bytes.
     disk = (
         int(counts * (statistics.bins * 4 + 200) * statistics.shards * 1.15)
@@ -128,89 +94,26 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
         + 9 * (collected + evaluated)
     )
     passes = sum(t.cost for t in mine)
+    process = PROCESS_BYTES if ref.device == "cpu" else 0
     return Need(
         model=ref.name,
-        replica_bytes=PROCESS_BYTES * (ref.device == "cpu")
-        + weights
-        + projections
-        + activations
-        + work,
-        partial_bytes=partial,
+        replica_bytes=process + footprint(spec, ref).total,
+        partial_bytes=counted_rows(spec, ref) * (statistics.bins * 8 + beside(spec)),
         disk_bytes=disk,
         cells=cells,
         seconds=rough_seconds(passes + facts.parameters * evaluated * cells, ref.device),
     )
 
 
-def _evaluating(plan: Plan, ref: ModelRef, positions: int, neurons: int) -> int:
-    """Return the bytes of what evaluating keeps beside one layer's activations.
-
-    A call has cells that take donors' activations, or others (`orchestrator.calls`), and not both.
-    """
-    evaluation, each = plan.spec.evaluation, positions * batching.BYTES[ref.dtype]
-    kl = "kl" in evaluation.metrics
-    drawn = _drawn(plan, positions, neurons, ref.facts.layers)
-    shared = [each * _recorded(plan, ref, CONSTANTS_PER_CALL) + drawn]
-    if any(method.donated for method in plan.spec.methods):
-        shared.append(each * (_recorded(plan, ref, DONATED_PER_CALL) + _donated(plan, ref)))
-    # Against the bare model, all cells of a call are scored together.
-    cells = max(CONSTANTS_PER_CALL, DONATED_PER_CALL)
-    hidden = each * ref.facts.d_model * (1 + cells) if kl else 0
-    return max(shared) + hidden + evaluation.logits_bytes * SCORING[kl]
-
-
-def _recorded(plan: Plan, ref: ModelRef, cells: int) -> int:
-    """Return the values recorded of a position, so that a call's cells begin at their first places.
-
-    Of each different place 2 d_model and its neurons, and of all d_model once (`workers.prefix`).
-    There are no more of them than cells. A rule that ranks over all layers may begin in any.
-    """
-    facts, spec = ref.facts, plan.spec
-    held = _held(plan, ref)
-    anywhere = spec.complement or any(s.over == "all" for s in spec.selections)
-    first = {layer for scope in held for layer in (scope if anywhere else scope[:1])}
-    places = min(cells, len(first) * len(spec.sites))
-    neurons = max(facts.neurons_at(site) for group in spec.sites for site in group)
-    return places * (2 * facts.d_model + neurons) + facts.d_model
-
-
-def _donated(plan: Plan, ref: ModelRef) -> int:
-    """Return the donors' activations of a position: of all passes, sites and held layers.
-
-    Draws that are independent lie side by side, and so do sites that are held apart, because
-    cells of both may be in a call.
-    """
-    passes = max(1 if m.word("drawn") == "joint" else DRAWS for m in plan.spec.methods if m.donated)
-    sites = {site for group in plan.spec.sites for site in group}
-    held = _held(plan, ref)
-    layers = sum(sorted(map(len, held))[-DONATED_PER_CALL:])
-    return passes * layers * sum(ref.facts.neurons_at(site) for site in sites)
-
-
-def _held(plan: Plan, ref: ModelRef) -> list[tuple[int, ...]]:
-    """Return in which layers units may be held together, scope by scope; none is in two."""
-    every = tuple(range(ref.facts.layers))
-    return [every] if plan.spec.complement else scopes(plan.spec, ref.facts.layers)
-
-
-def _drawn(plan: Plan, positions: int, neurons: int, layers: int) -> int:
-    """Return the bytes of what values are drawn from, neuron by neuron.
-
-    Beside the tables is a working copy of one layer's activations in double precision.
-    """
-    tables = 0
-    for method in plan.spec.methods:
-        if method.method == "marginal":
-            tables = max(tables, neurons * plan.spec.statistics.bins * 16)
-        elif not method.constant and not method.donated:
-            tables = max(tables, neurons * 64)
-    return tables + positions * neurons // layers * 8 * 3 if tables else 0
-
-
 def demand(plan: Plan) -> Demand:
     """Return what one replica of a plan asks of Ray."""
     cuda = next(iter(plan.models.values())).device == "cuda"
-    return Demand(cpus=1, gpus=1 if cuda else 0)
+    return Demand(cpus=1, gpus=1 if cuda else 0, ranks=_ranks(plan))
+
+
+def _ranks(plan: Plan) -> int:
+    """Return the processes of one replica: as many as the model in most shards has."""
+    return max(ref.shards for ref in plan.models.values())
 
 
 def workers(plan: Plan, cluster: Mapping[str, float], *, asked: int | None = None) -> int:
@@ -227,21 +130,32 @@ def workers(plan: Plan, cluster: Mapping[str, float], *, asked: int | None = Non
             f"the plan asks for `cluster.device: {plan.spec.cluster.device}`, and the cluster has"
             f" no {kind}; it has {_spelled(cluster)}"
         )
-    fitting = units
-    if not cuda:
-        fitting = int(cluster.get("memory", 0) // needs.largest.replica_bytes)
+    ranks, most = _ranks(plan), int(cluster.get(f"node_{kind}", units))
+    if most < ranks:
+        raise PoolError(
+            f"a model is held in {ranks} shards, on one machine and one {kind} each, and the"
+            f" largest machine has {most}; ask for fewer `shards`, or add a larger machine"
+            " (`--local` is one process and holds no shards)"
+        )
+    fitting = units = units // ranks
+    if cuda:
+        _fits_device(plan, needs.largest)
+    else:
+        asks = needs.largest.replica_bytes * ranks
+        fitting = int(cluster.get("memory", 0) // asks)
         roomiest = cluster.get("node_memory", cluster.get("memory", 0))
-        if fitting < 1 or roomiest < needs.largest.replica_bytes:
+        if fitting < 1 or roomiest < asks:
             largest = needs.largest
             raise PoolError(
-                f"one replica of {largest.model} needs {largest.replica_bytes / 2**30:.1f} GiB, and"
+                f"one replica of {largest.model} needs {asks / 2**30:.1f} GiB, and"
                 f" the cluster has {_spelled(cluster)}; lower `evaluation.batch_tokens` or"
                 " `statistics.bins`, ask for fewer `statistics.strata`, or use a larger machine"
             )
     count = min(units, fitting)
     if asked is not None and asked > units:
         raise PoolError(
-            f"the plan asks for {asked} workers, one {kind} each, and the cluster has"
+            f"the plan asks for {asked} workers, {'one' if ranks == 1 else ranks} {kind} each, and"
+            " the cluster has"
             f" {_spelled(cluster)}"
         )
     if asked is not None and asked > count:
@@ -251,6 +165,19 @@ def workers(plan: Plan, cluster: Mapping[str, float], *, asked: int | None = Non
             f" {largest.model}, and the cluster has {_spelled(cluster)}"
         )
     return asked or count
+
+
+def _fits_device(plan: Plan, largest: Need) -> None:
+    """Refuse a replica that one GPU cannot hold, where the sweep says what a GPU has."""
+    device = plan.spec.cluster.device_memory
+    if device is None or largest.replica_bytes + MARGIN <= device:
+        return
+    raise PoolError(
+        f"one replica of {largest.model} needs {largest.replica_bytes / 2**30:.1f} GiB of a GPU and"
+        f" {MARGIN / 2**30:.0f} GiB are left free, and `cluster.device_memory` is"
+        f" {device / 2**30:.1f} GiB; put the model on several (`shards: auto`), use `dtype:"
+        " bfloat16` or `packed: int8`, or lower `evaluation.batch_bytes`"
+    )
 
 
 def _spelled(cluster: Mapping[str, float]) -> str:

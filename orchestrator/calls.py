@@ -15,17 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator import batching, rounds
+from orchestrator.batching import CONSTANTS_PER_CALL, DONATED_PER_CALL
 from orchestrator.cells import Cell, data_of, scored
 from orchestrator.compaction import twin
 from orchestrator.names import data_file, name, slug
 from orchestrator.plan import Plan
 from orchestrator.tasks import Task
 from workers.messages import ModelRef
-
-CONSTANTS_PER_CALL = 8
-"""Cells of constant methods evaluated in one call: long enough to hide the scheduler."""
-DONATED_PER_CALL = 16
-"""Cells that share one pass of the donors."""
 
 
 def rounds_of(plan: Plan, ref: ModelRef) -> int:

@@ -32,7 +32,10 @@ from workers.actor import Replica
 from workers.messages import Batch, CellAnswer, CellOrder, ModelRef
 
 _ALWAYS = ("tokens", "top1", "top10", "loss", "nan")
-_SOMETIMES = ("kl", "tokens_rare", "top1_rare", "tokens_mask", "top1_mask", "loss_mask")
+_SOMETIMES = (
+    *("kl", "tokens_rare", "top1_rare", "tokens_mask", "top1_mask", "loss_mask"),
+    *("logit_diff", "choice"),
+)
 """Sums that are null where they do not apply."""
 
 

@@ -143,7 +143,7 @@ def unordered(
 def draws(spec: Spec, method: MethodSpec) -> Sequence[int | None]:
     """Return the seeds of a method's own draws."""
     if method.donated:
-        return spec.seeds.donors
+        return (None,) if method.paired else spec.seeds.donors
     return spec.seeds.noise if method.drawn else (None,)
 
 

@@ -2,7 +2,7 @@
 
 Exit codes: 0 all done · 1 some tasks failed, the rest is there · 2 the sweep or
 the command is wrong · 3 the cluster cannot hold the plan · 4 the run folder is
-another driver's, unwritable or full · 70 our own error · 130 and 143
+another driver's, unwritable or full · 5 parity failed · 70 our own error · 130 and 143
 interrupted; run the same command again to go on.
 """
 
@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
+from orchestrator import absent, printing
 from orchestrator import budget as budgeting
-from orchestrator import printing
 from orchestrator.buckets import DifferingAnswersError
+from orchestrator.inspection import ModelError
 from orchestrator.mistakes import SpecError
 from orchestrator.plan import Plan
 from orchestrator.pool import PoolError
@@ -202,6 +203,28 @@ def report(run: Run) -> None:
     out.print(store.where("report/index.html"), soft_wrap=True)
 
 
+@app.command()
+def parity(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="zoo:opt, a folder, a hub id, timm:NAME.")
+    ],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub id.")] = None,
+) -> None:
+    """Is this checkpoint read rightly? Logits, sites and heads against the library's own."""
+    from orchestrator import parity as comparing  # torch takes seconds; `--help` should not
+
+    try:
+        found = comparing.compare(model, dtype=dtype, revision=revision, base=Path.cwd())
+    except ModelError as error:
+        raise typer.BadParameter(str(error)) from error
+    out.print(comparing.table(found))
+    for check in found.checks:
+        if check.said:
+            err.print(f"{check.name}: {check.said}", markup=False, soft_wrap=True)
+    raise typer.Exit(0 if found.passed else 5)
+
+
 def _plan_json(made: Plan, needs: budgeting.Budget) -> dict[str, object]:
     return {
         "spec": resolved(made.spec),
@@ -213,6 +236,7 @@ def _plan_json(made: Plan, needs: budgeting.Budget) -> dict[str, object]:
         ],
         "models": [asdict(need) for need in needs.needs],
         "seconds": needs.seconds,
+        "absent": absent.absent(made),
     }
 
 

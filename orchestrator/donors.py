@@ -23,6 +23,8 @@ Generated texts come from a task of their own, before, as rows of the same table
 text for every (sequence, draw), begun with bos if there is one and one token longer
 than its receiver, which may have no bos.
 
+Paired prompts bring their donors along, which stand in the data.
+
 Shapes: T positions.
 """
 
@@ -94,6 +96,13 @@ def _asked(
     if texts is not None:
         taken = texts.select(["sequence", "draw", "input"]).to_pylist()
         written = {(r["sequence"], r["draw"]): np.asarray(r["input"], np.int64) for r in taken}
+    elif told["source"] == "paired":
+        taken = data.select(["sequence", "donor"]).to_pylist()
+        written = {
+            (r["sequence"], 0): np.asarray(r["donor"], np.int64)
+            for r in taken
+            if r["donor"] is not None
+        }
     return groups, Asked(
         told=told,
         receivers=[max(group, key=lambda w: len(w.fed)) for group in groups],

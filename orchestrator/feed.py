@@ -78,7 +78,12 @@ def sequences(
         _marks(all_T, target_T, kind, common)
         for all_T, target_T, kind in zip(all_targets, targets_S, kinds, strict=True)
     )
-    return Sequences(sequence=number_S, inputs=inputs, targets=targets_S, marks=tuple(marks))
+    wrong = None
+    if "wrong" in table.column_names:
+        wrong = tuple(_there(ids).astype(np.int64) for ids in _lists(table.column("wrong")))
+    return Sequences(
+        sequence=number_S, inputs=inputs, targets=targets_S, marks=tuple(marks), wrong=wrong
+    )
 
 
 def _lists(column: pa.ChunkedArray) -> Iterator[NDArray[Any] | None]:

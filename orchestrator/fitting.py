@@ -115,6 +115,8 @@ _METRICS: Mapping[str, tuple[Modality, ...]] = {
     "top1_mask": ("masked",),
     "ce_mask": ("masked",),
     "bits_per_byte": ("causal",),
+    "logit_diff": ("causal",),
+    "choice": ("causal",),
 }
 """Modalities that a metric is of; any for those not named."""
 

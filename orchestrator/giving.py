@@ -7,6 +7,7 @@
     random_pixels       any value at each pixel and channel
     shuffled_pixels     the pixels of a collected image of another document, in any
                         order; so its colours, but nothing that it shows
+    paired              the donor that stands beside a prompt in the source, token by token
 
 Made-up texts have the receiver's special tokens where it has them, and are
 corrupted as it is (masked models): what the receiver has hidden behind `<mask>` or
@@ -73,7 +74,7 @@ class Asked:
     shared: bool
     """Whether each receiver stands for all that begin as it does."""
     written: Mapping[tuple[int, int], NDArray[np.int64]]
-    """Generated texts by (sequence, draw); where texts are generated."""
+    """Generated or paired texts by (sequence, draw); where these are the donors."""
 
     @property
     def draws(self) -> int:
@@ -217,6 +218,18 @@ def _generated(asked: Asked) -> list[list[Gift]]:
     return [[text(r, draw) for draw in range(asked.draws)] for r in asked.receivers]
 
 
+def _paired(asked: Asked) -> list[list[Gift]]:
+    """Take what stands beside each prompt: `orchestrator.paired` has seen to it that it fits."""
+    alone = [w for w in asked.receivers if (w.number, 0) not in asked.written]
+    if alone:
+        raise DonorError(
+            f"{len(alone)} of {len(asked.receivers)} evaluated prompts have no donor (first:"
+            f" {alone[0].document!r}), and resample(paired) takes it from the row; give every row"
+            " one, or take donors from another source"
+        )
+    return [[Gift(fed=asked.written[w.number, 0], donor=None)] for w in asked.receivers]
+
+
 SOURCES: Mapping[str, Callable[[Asked], list[list[Gift]]]] = {
     "dataset": _dataset,
     "random_tokens": _random_tokens,
@@ -224,5 +237,6 @@ SOURCES: Mapping[str, Callable[[Asked], list[list[Gift]]]] = {
     "generated": _generated,
     "random_pixels": _random_pixels,
     "shuffled_pixels": _shuffled_pixels,
+    "paired": _paired,
 }
 """For every receiver the donor of every draw; DonorError where it can have none."""

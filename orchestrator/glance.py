@@ -50,6 +50,8 @@ def _models(raw: Mapping[object, object], base: Path) -> list[Mistake]:
             try:
                 folders[f"models[{i}]"] = inspection.folder(model, revision=revision, base=base)
             except inspection.ModelError as error:
+                if inspection.symbolic(model, revision) is not None:
+                    continue  # it can be planned with, and `run` says what it lacks
                 mistakes.append(Mistake(path=f"models[{i}]", message=str(error)))
     answers = zip(folders, inspection.facts(list(folders.values())), strict=True)
     mistakes += [

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import batching
+from orchestrator import batching, feeding
 from orchestrator.arms import MethodSpec
 from orchestrator.cells import turned
 from orchestrator.collection import Collection, Counts, stratified
@@ -196,9 +196,14 @@ class Graph:
             "masking": masking,
             "specials": dict(facts.specials),
             "vocabulary": facts.vocabulary if masking is not None else None,
+            **feeding.told(data, self.ref),
         }
+        reading = data.reading()
+        if reading:  # left out where it is the default, which is what older names had
+            recipe["reading"] = reading
         arguments = {
             "data_name": key,
+            "classes": facts.vocabulary,
             "source": data.source,
             "base": str(self.base),
             "folder": self.ref.folder,
@@ -207,8 +212,8 @@ class Graph:
         file = data_file(self.ref.name, key)
         return self.draft.add("prepare", "data", key, recipe, arguments, folder="data", file=file)
 
-    def donors(self, method: MethodSpec, seed: int) -> Made:
-        """Return whose donor is whose, for a method that takes donors."""
+    def donors(self, method: MethodSpec, seed: int | None) -> Made:
+        """Return whose donor is whose, for a method that takes donors; paired ones have no seed."""
         facts = self.ref.facts
         masked = facts.modality == "masked"
         source = method.source(facts.modality)
@@ -220,14 +225,16 @@ class Graph:
             "draws": draws,
         }
         made_up: dict[str, object] = {}
-        if source != "dataset":
+        if source not in ("dataset", "paired"):
             made_up = {
                 "vocabulary": facts.vocabulary,
                 "tokenizer": facts.tokenizer,
                 "specials": dict(facts.specials),
                 "masking": self.spec.seeds.masking if masked else None,
             }
-        generated = self._generated(seed, draws) if source == "generated" else None
+        generated = None
+        if source == "generated" and seed is not None:
+            generated = self._generated(seed, draws)
         recipe = {"data": self.data.name, **how, **choices, **made_up}
         if generated is not None:
             recipe["generated"] = generated.name

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from orchestrator import centres, partials
+from orchestrator import centres, inspection, partials
 from orchestrator.cases import Cases
 from orchestrator.feed import batched, counted
 from orchestrator.searches import Searches
@@ -60,7 +60,7 @@ class Host:
 
     def load(self, ref: ModelRef) -> None:
         """Load a model in place of the one before."""
-        self.replica.load(ref)
+        self.replica.load(inspection.here(ref))
         self.ref = ref
         self._cases.forget()
 

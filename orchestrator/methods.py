@@ -86,6 +86,7 @@ SOURCES = (
     "generated",
     "random_pixels",
     "shuffled_pixels",
+    "paired",
 )
 METHODS: Mapping[str, Parameters] = {
     "zero": {},
@@ -211,6 +212,13 @@ def _refuse_pairs(name: str, parameters: Mapping[str, Parameter]) -> None:
         )
     if name == "optimal" and "alpha" in parameters:
         raise ValueError("optimal constants are learned with nothing kept of x; leave alpha out")
+    if parameters.get("source") == "paired":
+        other = next((k for k in ("drawn", "donor", "behaviour") if k in parameters), None)
+        if other is not None:
+            raise ValueError(
+                f"paired prompts have one donor each, so `{other}: {parameters[other]}` has nothing"
+                " to choose from; leave it out"
+            )
     if name == "resample" and "drawn" in parameters:
         other = next((k for k in ("donor", "behaviour") if k in parameters), None)
         if other is not None:

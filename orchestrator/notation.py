@@ -6,6 +6,7 @@ is designed but not built yet is refused by name.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 
@@ -129,6 +130,17 @@ def number_or_auto(value: object) -> object:
     if value == "auto" or (type(value) is int and 0 < value <= LARGEST_SEED):
         return value
     raise ValueError(f"found {value!r}, expected a number from 1 to 2^63 - 1, or `auto`")
+
+
+def memory(value: object) -> object:
+    """Return the bytes of `80GB` (10^9 each) or `80GiB` (2^30), or a number as it is."""
+    if value is None or (type(value) is int and 0 < value <= LARGEST_SEED):
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB|MiB|GiB)", value if type(value) is str else "")
+    unit = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+    if found is None or not 0 < float(found[1]) * unit[found[2]] <= LARGEST_SEED:
+        raise ValueError(f"found {value!r}, expected bytes: a number, or `80GB` or `80GiB`")
+    return int(float(found[1]) * unit[found[2]])
 
 
 def model(value: object) -> object:

@@ -5,15 +5,29 @@ and scores compare two; if that other one is the same file under another name, i
 collected documents may be those that a model is evaluated on. Constants would then
 be fitted to what they are tested by.
 
-Only sources of the same content are seen to overlap. Two files that share a text
-are not.
+Two sources are of the same content where they share a file, or are the same set of a hub. They
+are kept apart by splits, by the two halves of a division by hash, and by filters (`where`) that
+no row passes both of. Two files that share a text are not seen here; copies within one
+source are (`orchestrator.duplicates`).
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
+from orchestrator.documents import Source
 from orchestrator.mistakes import Mistake
-from orchestrator.sources import Source
+from orchestrator.sections import DataSpec
 from orchestrator.spec import Spec
+from orchestrator.taking import Role, splits_of
+
+
+class Part(NamedTuple):
+    """Which of the documents of a source a role takes."""
+
+    split: str | None
+    """None: of all splits."""
+    half: Role | None
+    """Whose half of a division by hash; None: all of them."""
 
 
 def overlaps(spec: Spec, found: Mapping[str, Source]) -> list[Mistake]:
@@ -22,28 +36,49 @@ def overlaps(spec: Spec, found: Mapping[str, Source]) -> list[Mistake]:
     for i, selection in enumerate(spec.selections):
         other = selection.parameters.get("against")
         counted[f"selections[{i}]"] = None if other is None else str(other)
-    evaluated = [model.data for model in spec.models if model.data in found]
+    evaluated = {model.data for model in spec.models if model.data in found}
     mistakes = {}
     for path, key in counted.items():
-        for own in evaluated:
-            if key is None or key not in found or own is None or key == own:
+        for own in sorted(name for name in evaluated if name is not None):
+            if key is None or key not in found or key == own:
                 continue
-            split = _split(spec, found, key, "collect")
-            if found[key].digest() == found[own].digest() and split == _split(
-                spec, found, own, "evaluate"
-            ):
+            one, two = (spec.data[key], found[key]), (spec.data[own], found[own])
+            collected, scored = _part(*one, "collect"), _part(*two, "evaluate")
+            if _same(one, two) and _meet(collected, scored) and not _apart(one[0], two[0]):
+                what = f"the split {collected.split!r}" if collected.split else "documents"
                 message = (
-                    f"{key} collects the split {split!r} of the very content that {own} evaluates"
+                    f"{key} collects {what} of the very content that {own} evaluates"
                     " on; collect another split, or take another source"
                 )
                 mistakes[path] = Mistake(path=path, message=message)
     return list(mistakes.values())
 
 
-def _split(spec: Spec, found: Mapping[str, Source], key: str, role: str) -> str:
-    """Return the split that a role takes, or which half where documents are divided by hash."""
-    splits = found[key].splits
-    if not splits:
-        return f"half to {role}"  # by the hash of the content: the other role has the other half
-    named = spec.data[key].collect.split if role == "collect" else spec.data[key].evaluate.split
-    return named or (splits[0] if role == "collect" else splits[-1])
+def _part(data: DataSpec, source: Source, role: Role) -> Part:
+    splits = splits_of(
+        source.splits, {"collect": data.collect.split, "evaluate": data.evaluate.split}
+    )
+    if splits is not None:
+        return Part(split=splits[role], half=None)
+    return Part(split=data.split if not source.files else None, half=role)
+
+
+def _same(one: tuple[DataSpec, Source], two: tuple[DataSpec, Source]) -> bool:
+    """Whether two sources may have documents in common."""
+    if not one[1].files or not two[1].files:
+        told = [(data.source, data.config, source.revision) for data, source in (one, two)]
+        return told[0] == told[1]
+    shared = set(one[1].files) & set(two[1].files)
+    return bool(shared) or one[1].digest() == two[1].digest()
+
+
+def _meet(one: Part, two: Part) -> bool:
+    splits = {one.split, two.split} - {None}
+    halves = {one.half, two.half} - {None}
+    return len(splits) < 2 and len(halves) < 2
+
+
+def _apart(one: DataSpec, two: DataSpec) -> bool:
+    """Whether no row passes the filters of both."""
+    both = one.where.keys() & two.where.keys()
+    return any(not set(one.where[column]) & set(two.where[column]) for column in both)

@@ -7,13 +7,13 @@ with what a run folder already has.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from orchestrator import inspection, sources
+from orchestrator import feeding, inspection, packing, prompts, sharded, sourced, sources
 from orchestrator.distinct import Cells
 from orchestrator.fitting import misfits
 from orchestrator.graph import Graph
@@ -23,7 +23,7 @@ from orchestrator.names import slug
 from orchestrator.naming import Named, named
 from orchestrator.overlap import overlaps
 from orchestrator.replacements import Replacements
-from orchestrator.sections import DataSpec, ModelSpec
+from orchestrator.sections import ModelSpec
 from orchestrator.spec import Spec
 from orchestrator.tasks import Task
 from workers.messages import ModelFacts, ModelRef
@@ -45,6 +45,9 @@ class Plan:
     """The cells table: one row per nominal point."""
     cells: Cells
     """The distinct cells, by name, in the order of the sweep file."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """By name, the data that cannot be read here and now, with the cure: names that come from it
+    are provisional, and nothing may run."""
 
 
 def make(
@@ -61,18 +64,21 @@ def make(
     every mistake that shows only when models, sources and fractions are looked at together.
     """
     refs, mistakes = _models(spec, base, device, fetch)
-    found, more = _sources(spec, base)
+    found, more = sourced.found(spec, base, fetch=fetch)
+    spec = sourced.pinned(spec, found)
     mistakes += more
     if not more:
         mistakes += _collected(spec, refs, found)
         spec, more = _fill_data(spec, refs, found)
-        mistakes += [*more, *overlaps(spec, found)]
-    mistakes += misfits(spec, refs, base)
+        mistakes += [*more, *overlaps(spec, found), *prompts.misfits(spec, refs, found)]
+    mistakes += [*misfits(spec, refs, base), *packing.misfits(spec)]
+    if not mistakes:
+        refs, mistakes = sharded.fitted(spec, refs, sharded.device_memory)
     if mistakes:
         raise SpecError(mistakes)
     tasks: dict[str, Task] = {}
     every: list[Named] = []
-    digests = _digests(found)
+    digests = sourced.digests(found)
     for model in spec.models:
         assert model.data is not None
         for basis in spec.basis:
@@ -89,6 +95,7 @@ def make(
         tasks=tuple(tasks.values()),
         rows=pa.concat_tables(tables),
         cells=Cells.of(every),
+        missing={k: s.missing for k, s in found.items() if s.missing is not None},
     )
 
 
@@ -98,94 +105,48 @@ def _models(
     mistakes = []
     folders: dict[str, Path] = {}
     slugs: dict[str, str] = {}
+    known: dict[str, ModelFacts | inspection.ModelError] = {}
     for i, model in enumerate(spec.models):
         try:
             folders[model.id] = inspection.folder(
                 model.id, revision=model.revision, base=base, fetch=fetch
             )
         except inspection.ModelError as error:
-            mistakes.append(Mistake(path=f"models[{i}]", message=str(error)))
+            imagined = None if fetch else inspection.symbolic(model.id, model.revision)
+            if imagined is None:
+                mistakes.append(Mistake(path=f"models[{i}]", message=str(error)))
+            else:
+                known[model.id] = imagined
         twin = slugs.setdefault(slug(model.id), model.id)
         if twin != model.id:
             message = f"{model.id!r} and {twin!r} would share a folder; rename one"
             mistakes.append(Mistake(path=f"models[{i}]", message=message))
     refs = {}
-    answers = dict(zip(folders, inspection.facts(list(folders.values())), strict=True))
+    known.update(zip(folders, inspection.facts(list(folders.values())), strict=True))
     for i, model in enumerate(spec.models):
-        answer = answers.get(model.id)
+        answer = known.get(model.id)
         if isinstance(answer, inspection.ModelError):
             mistakes.append(Mistake(path=f"models[{i}]", message=str(answer)))
         elif answer is not None:
-            refs[model.id] = _ref(model, folders[model.id], answer, device)
+            refs[model.id] = _ref(model, folders.get(model.id), answer, device)
     return refs, mistakes
 
 
-def _ref(model: ModelSpec, folder: Path, facts: ModelFacts, device: str) -> ModelRef:
+def _ref(model: ModelSpec, folder: Path | None, facts: ModelFacts, device: str) -> ModelRef:
     return ModelRef(
         name=model.id,
-        folder=str(folder),
+        folder="(not on this machine)" if folder is None else str(folder),
         dtype=model.dtype,
         device="cuda" if device == "cuda" else "cpu",
         threads=THREADS,
         facts=facts,
+        packed=model.packed,
     )
-
-
-def _sources(spec: Spec, base: Path) -> tuple[dict[str, sources.Source], list[Mistake]]:
-    found: dict[str, sources.Source] = {}
-    mistakes: list[Mistake] = []
-    slugs: dict[str, str] = {}
-    for key, data in spec.data.items():
-        twin = slugs.setdefault(slug(key), key)
-        if twin != key:
-            message = f"{key!r} and {twin!r} would share a file; rename one"
-            mistakes.append(Mistake(path=f"data.{key}", message=message))
-        try:
-            source = sources.find(data.source, base=base, text=data.text, document=data.document)
-        except sources.SourceError as error:
-            mistakes.append(Mistake(path=f"data.{key}.source", message=str(error)))
-            continue
-        found[key] = source
-        if source.checked_by_reading:
-            mistakes += _unreadable(key, source)
-        for role in ("collect", "evaluate"):
-            split = getattr(data, role).split
-            if split is not None and split not in source.splits:
-                known = ", ".join(source.splits) or "none; leave the splits out"
-                message = f"{data.source} has no split {split!r}. It has: {known}"
-                mistakes.append(Mistake(path=f"data.{key}.{role}.split", message=message))
-    return found, mistakes
 
 
 def source_mistakes(key: str, source: str, base: Path) -> list[Mistake]:
     """Return what is wrong with the name of a source."""
-    try:
-        sources.find(source, base=base)
-    except sources.SourceError as error:
-        return [Mistake(path=f"data.{key}.source", message=str(error))]
-    return []
-
-
-def _unreadable(key: str, source: sources.Source) -> list[Mistake]:
-    """Return what is wrong with the content of a user's own file."""
-    try:
-        empty = not sum(1 for _ in source.read())
-    except sources.SourceError as error:
-        return [Mistake(path=f"data.{key}", message=str(error))]
-    return [Mistake(path=f"data.{key}.source", message="it has no documents")] if empty else []
-
-
-def _digests(found: Mapping[str, sources.Source]) -> dict[str, str]:
-    digests, mistakes = {}, []
-    for key, source in found.items():
-        try:
-            digests[key] = source.digest()
-        except OSError as error:  # it was there a moment ago
-            message = f"it cannot be read any more: {error.strerror or error}"
-            mistakes.append(Mistake(path=f"data.{key}.source", message=message))
-    if mistakes:
-        raise SpecError(mistakes)
-    return digests
+    return sourced.named(key, source, base)
 
 
 def _fill_data(
@@ -197,7 +158,7 @@ def _fill_data(
         if ref is None:
             models.append(model)
             continue
-        misfits = {k: _misfit(ref.facts, spec.data[k], s) for k, s in found.items()}
+        misfits = {k: feeding.misfit(ref, spec.data[k], s) for k, s in found.items()}
         fitting = [k for k, misfit in misfits.items() if misfit is None]
         chosen = model.data or next(iter(fitting), None)
         if chosen is None:
@@ -206,7 +167,8 @@ def _fill_data(
         elif misfits[chosen] is not None:
             message = f"data source {chosen} {misfits[chosen]}"
             mistakes.append(Mistake(path=f"models[{i}].data", message=message))
-        models.append(model.model_copy(update={"data": chosen}))
+        pinned = inspection.commit(ref.folder) or model.revision  # a branch is its commit from here
+        models.append(model.model_copy(update={"data": chosen, "revision": pinned}))
     return spec.model_copy(update={"models": tuple(models)}), mistakes
 
 
@@ -222,7 +184,7 @@ def _collected(
     for path, key in named.items():
         for ref in refs.values() if key in found else ():
             assert key is not None
-            misfit = _misfit(ref.facts, spec.data[key], found[key])
+            misfit = feeding.misfit(ref, spec.data[key], found[key])
             if misfit is not None:
                 message = f"{key} {misfit} ({ref.name}); sweep the models it fits by themselves"
                 mistakes.append(Mistake(path=path, message=message))
@@ -231,16 +193,6 @@ def _collected(
         message = "only images have classes, and no model takes images; use `position`"
         mistakes.append(Mistake(path=f"statistics.strata[{by_class[0]}]", message=message))
     return mistakes
-
-
-def _misfit(facts: ModelFacts, data: DataSpec, source: sources.Source) -> str | None:
-    if (facts.modality == "image") != (source.kind == "images"):
-        return f"holds {source.kind}, and the model takes {'images' if facts.image else 'text'}"
-    if facts.image is not None and facts.image != sources.DIGITS_SHAPE:
-        return f"holds 8 x 8 grey images, and the model takes {facts.image}"
-    if data.sequence_length is not None and data.sequence_length > facts.window:
-        return f"asks for {data.sequence_length} positions; the model takes {facts.window} at most"
-    return None
 
 
 def with_cells(plan: Plan, names: Iterable[str]) -> Plan:

@@ -30,6 +30,14 @@ SHARES = (0.1, 0.5, 0.9)
 LINES = 12
 """Contrasts that are told at most; with more areas, those at a half are left out."""
 
+_TOLD = (
+    ("top1", "Top-1", "{:.1%}"),
+    ("ce", "CE, nats", "{:.3f}"),
+    ("logit_diff", "logit difference, nats", "{:.3f}"),
+    ("choice", "choice", "{:.1%}"),
+)
+"""Metrics of the summary; the last two are of paired prompts, where asked for."""
+
 OUTSIDE = 0.01
 """Share of a neuron's tokens outside its window from which on its statistics are told as poor."""
 
@@ -136,7 +144,7 @@ def _share(value: float | None) -> str:
 def summary_tables(
     cells: pl.DataFrame, summary: pl.DataFrame, curves: pl.DataFrame
 ) -> Iterator[Table | str]:
-    """Yield per model the baseline, then Top-1 and CE per method at some held shares.
+    """Yield per model the baseline, then the metrics of `_TOLD` per method at some held shares.
 
     Models and methods come in the order of the sweep file; each table fits 80 columns. A model
     with several groups of curves shows the first, and says how many more there are.
@@ -155,14 +163,14 @@ def summary_tables(
         ce, ce_se = (_number(base[c], "{:.3f}") for c in ("ce", "ce_se"))
         yield (
             f"\n[bold]{escape(model)}[/] on {escape(base['data'])}, unablated: Top-1 {top1}"
-            f" (s.e. {top1_se}), CE {ce} nats (s.e. {ce_se}), standard errors over"
+            f" (s.e. {top1_se}), CE {ce} nats (s.e. {ce_se}){_paired(base)}, standard errors over"
             f" {counted(base['documents'], 'document')}"
         )
         groups = cells.filter(pl.col("model") == model).select(GROUP).unique(maintain_order=True)
         first = method_label(curves.join(groups.head(1), on=GROUP))
         if groups.height > 1:
             yield escape(", ".join(f"{c} {groups[c][0]}" for c in _varying(groups)) + ":")
-        for metric, title, form in (("top1", "Top-1", "{:.1%}"), ("ce", "CE, nats", "{:.3f}")):
+        for metric, title, form in _TOLD:
             rows = first.filter(pl.col("metric") == metric)
             if rows.height:
                 yield _levels(rows, labels, title, form)
@@ -171,6 +179,13 @@ def summary_tables(
                 f"{counted(groups.height - 1, 'more group')} of curves of this model in"
                 f" curves.parquet, told apart by {', '.join(_varying(groups))}"
             )
+
+
+def _paired(base: Mapping[str, float | None]) -> str:
+    """Return what the unablated model makes of paired prompts; nothing of other data."""
+    if base.get("logit_diff") is None:
+        return ""
+    return f", logit difference {base['logit_diff']:.3f} nats, choice {base['choice']:.1%}"
 
 
 def _varying(groups: pl.DataFrame) -> list[str]:

@@ -34,6 +34,7 @@ def gather(plan: Plan) -> dict[str, object]:
             "mlp_neurons": ref.facts.d_mlp,
             "activation": ref.facts.activation,
             "dtype": ref.dtype,
+            "packed": ref.packed,
             "device": ref.device,
             "threads": ref.threads,
         }

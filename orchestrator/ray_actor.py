@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import ray
 
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store, StoreError, Writer
 from orchestrator.tasks import Differing, Task
 from workers.messages import ModelRef
 
@@ -54,20 +54,47 @@ class Trouble:
     """Whether the task was done before, with another answer."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seat:
+    """A process's place among those that hold a model together (`orchestrator.ray_group`)."""
+
+    rank: int
+    size: int
+    meeting: str
+    """Path of the file in which they meet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Silent(Store):
+    """A run folder for all ranks but the first, which commits what they have computed together."""
+
+    def commit(self, file: str, content: bytes | Writer) -> bool:
+        """Commit nothing."""
+        return True
+
+
 class Actor:
     """A host as Ray sees it."""
 
     def __init__(self, store: Store, worker: str) -> None:
         """Start without a model."""
         self._store, self._worker = store, worker
+        self._seat: Seat | None = None
 
-    def load(self, ref: ModelRef) -> Trouble | None:
-        """Load a model in place of the one before."""
+    def load(self, ref: ModelRef, seat: Seat | None = None) -> Trouble | None:
+        """Load a model in place of the one before; with a seat, a share of it, with others."""
 
         def act() -> None:
             if not hasattr(self, "_host"):
                 from orchestrator.host import Host
 
+                if seat is not None:
+                    from workers import sharding
+
+                    sharding.join(seat.rank, seat.size, seat.meeting, ref.device)
+                    if seat.rank > 0:
+                        self._store = Silent(self._store.place, self._store.epoch)
+                    self._seat = seat
                 self._host = Host(self._store, self._worker)
             self._host.load(ref)
 
@@ -75,7 +102,18 @@ class Actor:
 
     def do(self, task: Task) -> Answer | Trouble:
         """Do a task on the loaded model."""
-        return attempt(lambda: _answer(task, self._store, self._host.do(task)))
+
+        def act() -> Answer:
+            if self._seat is not None:
+                from workers import sharding
+
+                sharding.ranks().in_step()  # a rank that failed at the task before comes first
+            summary = self._host.do(task)
+            if self._seat is not None and self._seat.rank > 0:
+                return Answer(summary=summary, node="", size=0)
+            return _answer(task, self._store, summary)
+
+        return attempt(act)
 
     def sees(self) -> dict[str, str | None]:
         """Return what this process may use, as its environment says."""

@@ -25,6 +25,7 @@ from ray.exceptions import RayError
 from orchestrator.budget import Demand
 from orchestrator.pool import PoolError
 
+KINDS = ("CPU", "GPU", "memory")
 NODES_TOLD = 8
 """Machines that are told apart in a sentence."""
 
@@ -45,8 +46,8 @@ class Node:
         return max(1, int(self.total.get("CPU", 0)))
 
     def holds(self, demand: Demand, memory: int) -> int:
-        """Return how many replicas fit on it, each asking for `demand` and `memory` bytes."""
-        asked = _asked(demand, memory)
+        """Return how many replicas fit on it, each process asking for `demand` and `memory`."""
+        asked = {kind: amount * demand.ranks for kind, amount in _asked(demand, memory).items()}
         return min(int(self.total.get(kind, 0) // amount) for kind, amount in asked.items())
 
 
@@ -124,20 +125,24 @@ def nodes() -> list[Node]:
 def cluster() -> dict[str, float]:
     """Return what the connected cluster has in all: CPU, GPU, memory in bytes.
 
-    `node_memory` is that of its largest node.
+    `node_CPU` and so on are the most that any node has.
     """
     total = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-    return {**total, "node_memory": max((n.total.get("memory", 0.0) for n in nodes()), default=0.0)}
+    there = nodes()
+    most = {kind: max((n.total.get(kind, 0.0) for n in there), default=0.0) for kind in KINDS}
+    return {**total, **{f"node_{kind}": amount for kind, amount in most.items()}}
 
 
 def asks_and_has(demand: Demand, memory: int) -> str:
     """Return two sentences: what one worker asks for, and what each machine has and has free."""
     asked, has = _asked(demand, memory), nodes()
-    kinds = [k for k in ("CPU", "GPU", "memory") if k in asked or any(k in n.total for n in has)]
+    kinds = [k for k in KINDS if k in asked or any(k in n.total for n in has)]
     free = available_resources_per_node()  # type: ignore[no-untyped-call]
     each = [_has(node, free.get(node.id, {}), kinds) for node in has[:NODES_TOLD]]
     rest = f" … and {len(has) - NODES_TOLD} more" if len(has) > NODES_TOLD else ""
     one = " and ".join(_amount(kind, amount) for kind, amount in asked.items())
+    if demand.ranks > 1:
+        one = f"{demand.ranks} times {one} on one node"
     return (
         f"One worker asks for {one}. Of the {len(has)} nodes that are alive,"
         f" {'; '.join(each) or 'none has anything'}{rest}."

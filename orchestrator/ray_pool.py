@@ -1,6 +1,7 @@
 """The Ray pool: workers as actors, tasks without a model as Ray tasks.
 
-One actor per GPU, or per CPU where there are none, each a `Host` of its own. An
+One actor per GPU, or per CPU where there are none, each a `Host` of its own; a sharded
+model has several, which are one worker here (`orchestrator.ray_group`). An
 actor is pinned by what it asks of Ray: with one GPU it sees that GPU and no
 other. Ray is told to restart and retry nothing: the scheduler owns that policy,
 and a second owner would do work twice.
@@ -24,15 +25,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator import ray_actor
 from orchestrator.budget import Demand
 from orchestrator.pool import Done, Event, Lost, Raised, Ready
-from orchestrator.ray_actor import Actor, Answer, Trouble
+from orchestrator.ray_actor import Answer, Trouble
 from orchestrator.ray_cluster import Node, asks_and_has, killed_for_memory, nodes, signals_wait
+from orchestrator.ray_group import Call, Group
 from orchestrator.store import Store
 from orchestrator.tasks import Task
 from workers.messages import ModelRef
@@ -56,14 +57,15 @@ class RayPool:
         """
         self.spare = spare
         self._store, self._most, self._demand, self._memory = store, most, demand, memory
-        self._actors: dict[int, ActorHandle[Actor]] = {}
+        self._groups: dict[int, Group] = {}
+        self._calls: dict[ray.ObjectRef[Any], Call] = {}
+        """What a worker's processes were asked; as long as one of them has not answered."""
         self._pending: dict[ray.ObjectRef[Any], tuple[int | None, Task | None]] = {}
         self._wrote: dict[str, Answer] = {}
         self._places: dict[ray.ObjectRef[Any], str] = {}
         """Nodes that tasks without a model were sent to, while they are under way."""
         self._nodes: list[Node] = []
         self._looked = -LOOK_SECONDS
-        self._class = ray.remote(Actor)
         # No CPU of their own: on a small machine the actors hold them all.
         self._task = ray.remote(num_cpus=0, max_retries=0)(ray_actor.do)
 
@@ -78,20 +80,22 @@ class RayPool:
         return asks_and_has(self._demand, self._memory)
 
     def load(self, worker: int, ref: ModelRef) -> None:
-        """Have a worker load a model, starting its actor if there is none."""
-        if worker not in self._actors:
-            self._actors[worker] = self._class.options(  # type: ignore[assignment]
-                num_cpus=self._demand.cpus,
-                num_gpus=self._demand.gpus,
-                memory=self._memory or None,
-                max_restarts=0,
-                max_task_retries=0,
-            ).remote(self._store, f"worker-{worker}")
-        self._pending[self._actors[worker].load.remote(ref)] = (worker, None)
+        """Have a worker load a model, starting its actors if there are none, or too few."""
+        if worker in self._groups and self._groups[worker].size != ref.shards:
+            self.stop(worker)
+        if worker not in self._groups:
+            self._groups[worker] = Group(
+                self._store, f"worker-{worker}", self._demand, self._memory, ref.shards
+            )
+        self._await(self._groups[worker].load(ref), worker, None)
 
     def send(self, worker: int, task: Task) -> None:
-        """Send a task to a worker's actor."""
-        self._pending[self._actors[worker].do.remote(task)] = (worker, task)
+        """Send a task to a worker's actors."""
+        self._await(self._groups[worker].do(task), worker, task)
+
+    def _await(self, call: Call, worker: int, task: Task | None) -> None:
+        self._calls |= dict.fromkeys(call.refs, call)
+        self._pending |= dict.fromkeys(call.refs, (worker, task))
 
     def submit(self, task: Task) -> None:
         """Start a task without a model, near what it reads."""
@@ -129,10 +133,11 @@ class RayPool:
     def _ended(self, seconds: float) -> list[Event]:
         ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=seconds)
         if not ready:
-            return []
+            return self._broken()
         # Whatever else is ready comes along: a loop per event would look at all refs each time.
         more, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
-        return [e for ref in dict.fromkeys([*ready, *more]) if (e := self._event(ref)) is not None]
+        found = [self._event(ref) for ref in dict.fromkeys([*ready, *more])]
+        return [*(event for event in found if event is not None), *self._broken()]
 
     def _event(self, ref: ray.ObjectRef[Any]) -> Event | None:
         if ref not in self._pending:  # its worker was lost a moment ago
@@ -143,6 +148,10 @@ class RayPool:
             answer: Answer | Trouble | None = ray.get(ref)
         except Exception as error:  # Ray's: what tasks raise comes as a value
             return self._gone(worker, task, error)
+        if (call := self._calls.pop(ref, None)) is not None:
+            if not call.hear(ref, answer):
+                return None
+            answer = call.answer
         if isinstance(answer, Answer):
             assert task is not None
             if not task.cells:  # nobody reads answers but people
@@ -184,20 +193,33 @@ class RayPool:
         self.stop(worker)
         return Lost(worker=worker, reason=why(error), memory=memory)
 
-    def stop(self, worker: int) -> None:
-        """Kill a worker's actor without waiting: one that is merely unavailable may be alive."""
-        actor = self._actors.pop(worker, None)
-        if actor is not None:
-            ray.kill(actor)
-        self._pending = {r: (w, t) for r, (w, t) in self._pending.items() if w != worker}
+    def _broken(self) -> list[Event]:
+        """Tell of workers one of whose processes raised, while others wait for it for ever."""
+        found = {}
+        for ref, call in self._calls.items():
+            if (trouble := call.broken) is not None:
+                worker, _ = self._pending[ref]
+                assert worker is not None
+                found[worker] = Lost(worker=worker, reason=f"one of its processes: {trouble.error}")
+        for worker in found:
+            self.stop(worker)
+        return list(found.values())
 
-    def sees(self, worker: int) -> dict[str, str | None]:
+    def stop(self, worker: int) -> None:
+        """Kill a worker's actors without waiting: one that is merely unavailable may be alive."""
+        group = self._groups.pop(worker, None)
+        if group is not None:
+            group.kill()
+        self._pending = {r: (w, t) for r, (w, t) in self._pending.items() if w != worker}
+        self._calls = {r: call for r, call in self._calls.items() if r in self._pending}
+
+    def sees(self, worker: int, rank: int = 0) -> dict[str, str | None]:
         """Return the process, devices and threads of a worker, as its environment says."""
-        return dict(ray.get(self._actors[worker].sees.remote()))
+        return dict(ray.get(self._groups[worker].sees(rank)))
 
     def close(self) -> None:
         """Kill every actor, without waiting for any."""
-        for worker in list(self._actors):
+        for worker in list(self._groups):
             self.stop(worker)
         self._pending.clear()
 

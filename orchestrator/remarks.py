@@ -6,7 +6,7 @@ they cannot; whether models are compiled. All of it is read off the plan: nothin
 
 from collections.abc import Iterator
 
-from orchestrator import stopping
+from orchestrator import absent, stopping
 from orchestrator.calls import rounds_of
 from orchestrator.cells import data_of
 from orchestrator.pairs import Precision
@@ -19,8 +19,10 @@ UNIT = {"ce": "nats of cross-entropy", "top1": "of Top-1, as a share,"}
 
 def remarks(made: Plan) -> Iterator[str]:
     """Yield what a plan's reader must be told, a sentence or two each."""
+    yield from absent.told(made)
     yield from _left_out(made)
     yield from _mlp(made)
+    yield from _shards(made)
     if made.spec.precision is not None:
         yield from _stopping(made, made.spec.precision)
     if made.spec.compile:
@@ -71,6 +73,23 @@ def _left_out(made: Plan) -> Iterator[str]:
         for method in made.spec.methods:
             if not method.fits(modality):
                 yield f"{method.label} is left out for {name} ({kind})"
+
+
+def _shards(made: Plan) -> Iterator[str]:
+    """Yield what is held by several processes, and whose share then lies idle."""
+    shards = {name: ref.shards for name, ref in made.models.items()}
+    for name, number in shards.items():
+        if number > 1:
+            yield (
+                f"{name} is held in {number} shards, a process and a device each, on one machine;"
+                " what is said of a replica is of each of them"
+            )
+    less = [name for name, number in shards.items() if number < max(shards.values())]
+    if less:
+        yield (
+            f"all workers have {max(shards.values())} devices, also while they hold"
+            f" {', '.join(less)}, which needs fewer; sweep that in a file of its own"
+        )
 
 
 def _mlp(made: Plan) -> Iterator[str]:

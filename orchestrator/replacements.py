@@ -81,9 +81,8 @@ class Replacements:
                 values = self.chains.link(arm, method, some.chosen).values
                 return self._constants({some.sites[0]: values}, method)
             return self._constants({s: graph.centre(s, method) for s in some.sites}, method)
-        assert draw is not None or method.method == "nearest_peak"
+        assert draw is not None or method.paired or method.method == "nearest_peak"
         if method.donated:
-            assert draw is not None
             donors = graph.donors(method, draw)
             drawn = method.word("drawn")
             arguments = {"kind": "donated", "donors": donors.file, "drawn": drawn, "seed": draw}

@@ -152,7 +152,8 @@ def _bytes(store: Store) -> pl.LazyFrame | None:
     texts = [f for f in data if "bytes" in pq.read_schema(f).names]
     if not texts:
         return None
-    return pl.scan_parquet(texts, glob=False).select("model", "data", "sequence", "bytes")
+    columns = ("model", "data", "sequence", "bytes")  # tables of pairs have more than others
+    return pl.concat([pl.scan_parquet(text, glob=False).select(columns) for text in texts])
 
 
 def _positions(store: Store) -> object:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from orchestrator import notation
+from orchestrator import notation, presets
 
 MOST = 2**31 - 1
 """Largest number of anything: whatever is counted or indexed by it fits 64 bits."""
@@ -25,6 +25,8 @@ Metric = Literal[
     "ce_mask",
     "perplexity",
     "bits_per_byte",
+    "logit_diff",
+    "choice",
 ]
 """What cells can be compared by."""
 DEFAULT_SEQUENCES = {"collect": 256, "evaluate": 64}
@@ -44,7 +46,10 @@ class ModelSpec(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     data: str | None = None
     """Name of its data source; the first that fits its modality when None."""
-    shards: Literal[1] = 1
+    shards: Annotated[int | Literal["auto"], BeforeValidator(notation.number_or_auto)] = 1
+    """Devices that hold it together; auto: the fewest with room (`cluster.device_memory`)."""
+    packed: Literal["int8", "int4"] | None = None
+    """Bits that its layers' weights are stored in (`workers.packed`); `dtype` is of all else."""
 
 
 class RoleSpec(Section):
@@ -61,21 +66,66 @@ class RoleSpec(Section):
         return self
 
 
+Column = Annotated[str, Field(min_length=1)]
+_READING = (
+    *("kind", "image", "label", "input", "donor", "answer", "wrong", "where", "labels"),
+    *("config", "revision", "split", "streaming"),
+)
+
+
 class DataSpec(Section):
     """A named source and what each role takes of it."""
 
     source: str = Field(min_length=1)
-    """`zoo:text`, `zoo:digits`, or a JSON-lines file (`file.jsonl`)."""
-    text: str = "text"
-    """JSON lines: the key of the text."""
-    document: str | None = None
-    """JSON lines: the key that names a document; the line number when None."""
+    """A bundled source, a preset, `hf:owner/name`, or a file or folder (docs/data.md)."""
+    kind: Literal["text", "images", "pairs"] | None = None
+    """What a document is; told from the columns when None."""
+    text: Column = "text"
+    """Column of the text; a dot leads into a column of mappings, here and below."""
+    document: Column | None = None
+    """Column that names a document, of one row or several; each row is one when None."""
+    image: Column = "image"
+    label: Column = "label"
+    """Column of an image's class."""
+    input: Column = "input"
+    donor: Column = "donor"
+    answer: Column = "answer"
+    wrong: Column = "wrong"
+    """Pairs: what is fed, whose activations are taken, what is right after it, and what is not."""
+    where: dict[
+        Column,
+        Annotated[
+            tuple[str | int | float | bool, ...],
+            BeforeValidator(notation.as_tuple),
+            Field(min_length=1),
+        ],
+    ] = {}
+    """Rows that are read: by column, the values they may have there."""
+    labels: str | None = Field(default=None, min_length=1)
+    """Images: a file that numbers the classes or the images."""
+    config: str | None = None
+    """Hub: the configuration of the set."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Hub: a commit, branch or tag; a run resolves it to the commit and records that."""
+    split: str = "train"
+    """Hub: the split that is divided by hash, where the roles name none."""
+    streaming: bool = False
+    """Hub: rows come over the network as they are needed, and the set is not downloaded."""
     collect: RoleSpec = RoleSpec()
     evaluate: RoleSpec = RoleSpec()
     sequence_length: int | None = Field(default=None, ge=SHORTEST, le=MOST)
     """Positions of a window, special tokens included; the model's own window when None."""
     bos: Literal["every_window", "first", "none"] = "every_window"
     """Text: which windows of a document begin with the tokenizer's bos token."""
+    truncate: bool = False
+    """Text: whether the first window of every document is taken, and the rest of it left."""
+    stride: int | None = Field(default=None, ge=1, le=MOST)
+    """Text that is evaluated: tokens from one window's start to the next one's; a window's room
+    when None. A token is scored in the first window that has it."""
+    context: int | None = Field(default=None, ge=1, le=MOST)
+    """Text that is evaluated: positions before a token in its window, for it to be scored."""
+    near_duplicates: Literal["drop", "keep"] = "drop"
+    """What is done with evaluated documents that are nearly collected ones; equal ones go."""
 
     def window(self, longest: int) -> int:
         """Return the positions of a window of this source, for a model that takes so many."""
@@ -85,6 +135,29 @@ class DataSpec(Section):
         """Return about how many positions a role takes of a source, for windows of this length."""
         asked: RoleSpec = getattr(self, role)
         return asked.tokens or (asked.sequences or DEFAULT_SEQUENCES[role]) * self.window(window)
+
+    @model_validator(mode="after")
+    def _cut_one_way(self) -> Self:
+        if self.truncate and self.stride is not None:
+            raise ValueError(
+                "`truncate` takes one window of a document, and `stride` more; keep one"
+            )
+        return self
+
+    def reading(self) -> dict[str, object]:
+        """Return how rows are read, where that is not the default, as plain values.
+
+        Columns of texts and documents are told beside it, as they always were.
+        """
+        told = self.model_dump(mode="json", include=set(_READING), exclude_defaults=True)
+        splits = [role.split for role in (self.collect, self.evaluate) if role.split is not None]
+        hosted = self.source.startswith("hf:")
+        return told | ({"splits": splits} if hosted and splits else {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: object) -> object:
+        return presets.filled(given)
 
     @model_validator(mode="after")
     def _disjoint(self) -> Self:
@@ -209,6 +282,8 @@ class Cluster(Section):
     workers: int | None = Field(default=None, ge=1, le=MOST)
     """Replicas at once; as many as fit when None."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    device_memory: Annotated[int | None, BeforeValidator(notation.memory)] = None
+    """Bytes of memory of one device, or `80GB`; what nvidia-smi says where planned when None."""
     ready_seconds: float = Field(default=300.0, gt=0, le=1e7)
     """How long a replica may take to get ready."""
     patience_seconds: float = Field(default=300.0, gt=0)

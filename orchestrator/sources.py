@@ -1,191 +1,257 @@
 """Sources: documents as they come, before any model sees them.
 
-A source yields documents (texts, or images with their class) in a fixed order,
-each with a name that is unique in the source. The document is the cluster of
-all statistics: collection and evaluation never share one, and standard errors
-treat the windows of one document as correlated.
+A source is named as a sweep file names it: a bundled one (`zoo:text`), a data set of a hub
+(`hf:owner/name`), or a file or folder of this machine. From the name and a `Reading` the
+same documents come in the same order, on whichever machine asks: `find` is called once to
+plan and again by the task that prepares what models are fed.
 
-A source also has a digest, so that the names of everything made from it change
-when it changes.
+A source also has a digest, so that the names of everything made from it change when it
+changes: of a user's files that of their content, of a hub's set its commit.
 
-A user's own file is used whole or not at all. A line that is no document is not
-left out, because what then is measured would depend on what was wrong with it;
-all lines are looked at, and the refusal names the first and says how many.
+Nothing here reads a whole set into memory. What kind of documents there are, and whether the
+columns are there, is told from the start of the files; how much of them is broken only by
+reading on (`usable`).
 """
 
-import csv
-import gzip
-import hashlib
 import json
-import lzma
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from orchestrator import bundled, filed, hosted, imaged, tabled
+from orchestrator.documents import (
+    Broken,
+    Document,
+    Kind,
+    Reading,
+    Skipped,
+    Source,
+    SourceError,
+    usable,
+)
+from orchestrator.mistakes import nearest
+from orchestrator.presets import PRESETS
+from orchestrator.rows import Row, Table, documents, kind_of, needed
 
-from workers import zoo
+__all__ = [
+    "Broken",
+    "Document",
+    "Kind",
+    "Reading",
+    "Skipped",
+    "Source",
+    "SourceError",
+    "again",
+    "find",
+    "usable",
+]
 
-DIGITS_SHAPE = (8, 8, 1)
-"""(H, W, C) of the bundled digits."""
-
-
-LONGEST_LINE = 2**25
-"""Bytes of a line: a text of 32 MiB is more than all windows of a sweep. One line is read at a
-time, so this also bounds what a file without line ends costs."""
-
-
-class SourceError(ValueError):
-    """A source that cannot be read as it is named."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Document:
-    """One document of a source."""
-
-    name: str
-    split: str | None
-    """As the source says it; None when it has no splits."""
-    text: str | None = None
-    image: NDArray[np.uint8] | None = None
-    """(H, W, C) pixels."""
-    target: int | None = None
-    """Class of the image."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """Where documents come from."""
-
-    kind: Literal["text", "images"]
-    files: tuple[Path, ...]
-    splits: tuple[str, ...]
-    """Splits that the source itself names; empty when it has none."""
-    read: Callable[[], Iterator[Document]]
-    checked_by_reading: bool = False
-    """Whether its content is a user's, and so may be wrong."""
-
-    def digest(self) -> str:
-        """Return the SHA-256 over the source's files."""
-        total = hashlib.sha256()
-        for file in self.files:
-            with file.open("rb") as content:
-                total.update(hashlib.file_digest(content, "sha256").digest())
-        return total.hexdigest()
+DIGITS_SHAPE = bundled.DIGITS_SHAPE
+LONGEST_LINE = tabled.LONGEST
+"""Bytes of a line of JSON, or of one text."""
+_SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test")
+"""Folders and files that are named so are splits, and come in this order."""
+_SPLIT = re.compile(rf"({'|'.join(sorted(_SPLITS, key=len, reverse=True))})(?![A-Za-z0-9])", re.I)
+_EXPECTED = (
+    "zoo:text, zoo:digits, a preset (docs/data.md), hf:owner/name, or a file or folder of"
+    " JSON lines (.jsonl), Parquet (.parquet), Arrow (.arrow), texts (.txt) or images"
+)
 
 
-def find(source: str, *, base: Path, text: str = "text", document: str | None = None) -> Source:
+def find(
+    source: str,
+    *,
+    base: Path,
+    text: str = "text",
+    document: str | None = None,
+    reading: Mapping[str, object] | None = None,
+    fetch: bool = False,
+) -> Source:
     """Return the source of this name; a relative path starts at `base`.
+
+    `reading` are the other fields of a `Reading`, as plain values. A hub is asked with
+    `fetch` alone; without, a set whose commit is not written is `missing`.
 
     Raises SourceError saying what was found and what to write.
     """
-    if source == "zoo:text":
-        file = zoo.TEXT
-        return Source(
-            kind="text", files=(file,), splits=("train", "test"), read=lambda: _corpus(file)
-        )
-    if source == "zoo:digits":
-        file = zoo.DIGITS
-        return Source(
-            kind="images", files=(file,), splits=("train", "test"), read=lambda: _digits(file)
-        )
+    how = Reading.of({"text": text, "document": document, **(reading or {})})
+    if how.document is not None and how.kind in ("images", "pairs"):
+        raise SourceError("`document` joins texts, and these are none; leave it out")
     if source.startswith("zoo:"):
-        raise SourceError(f"unknown bundled source {source!r}. Known: zoo:text, zoo:digits")
+        return bundled.source(source)
     if source.startswith("hf:"):
-        raise SourceError(
-            f"{source!r}: data sets of a hub are designed but not built yet; use a JSON-lines file"
-        )
-    if not source.endswith(".jsonl"):
-        raise SourceError(
-            f"found {source!r}, expected zoo:text, zoo:digits or a JSON-lines file (name.jsonl)"
-        )
-    path = (base / source).absolute()
+        return _hosted(source.removeprefix("hf:"), how, fetch)
     try:
+        path = (base / Path(source).expanduser()).absolute()
+        if path.is_dir():
+            return _folder(path, how, base)
+        if tabled.format_of(path.name) is None:
+            near = nearest(source, tuple(PRESETS))
+            raise SourceError(f"found {source!r}{near} Expected {_EXPECTED}")
         if not path.is_file():  # no device and no pipe either
             raise SourceError(f"there is no file {path}; paths are relative to the sweep file")
         with path.open("rb"):
             pass
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}); mend that") from None
+        return _tables(path.parent, [(path, None)], how, base, cut=True)
+    except (OSError, ValueError, RuntimeError) as error:  # too long, not allowed, no such user
+        if isinstance(error, SourceError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(f"{source} cannot be read ({reason}); mend that") from None
+
+
+def again(arguments: Mapping[str, object]) -> Source:
+    """Return the source that the arguments of a task of kind `data` name, wherever it runs."""
+    fields, reading = arguments["fields"], arguments.get("reading") or {}
+    assert isinstance(fields, Sequence)
+    assert isinstance(reading, Mapping)
+    return find(
+        str(arguments["source"]),
+        base=Path(str(arguments["base"])),
+        text=fields[0],
+        document=fields[1],
+        reading=reading,
+        fetch=True,
+    )
+
+
+def _hosted(name: str, how: Reading, fetch: bool) -> Source:
+    hosted.check(name, how)
+    kind = how.kind or "text"  # what it holds is only known where it is read
+    at = hosted.commit(name, how.revision, fetch=fetch)
+
+    def read() -> Iterator[Document | Broken]:
+        commit = at or hosted.commit(name, how.revision, fetch=True)
+        assert commit is not None
+
+        def wanted(have: tuple[str, ...]) -> list[str]:
+            kind_of(have, replace(how, kind=kind))
+            return needed(have, how, kind)
+
+        yield from documents(hosted.rows(name, commit, how, wanted), how, kind)
+
     return Source(
-        kind="text",
-        files=(path,),
-        splits=(),
-        read=lambda: _json_lines(path, text, document),
+        kind=kind,
+        files=(),
+        splits=how.splits,
+        read=read,
+        identity=hosted.identity(name, at, how),
+        streaming=how.streaming,
+        revision=at,
+        missing=None if at else hosted.missing(name, how.revision),
+    )
+
+
+def _folder(folder: Path, how: Reading, base: Path) -> Source:
+    """Return the source that a folder is; its images count, whatever else is in it."""
+    files = list(filed.walk(folder))
+    images = [file for file in files if imaged.is_image(file.name)]
+    if images:
+        return _images(folder, _split(folder, images), how, base)
+    formats = {f for file in files if (f := tabled.format_of(file.name))}
+    if len(formats) > 1:
+        raise SourceError(
+            f"{folder} has {' and '.join(sorted(formats))}; keep one of them there, or name a file"
+        )
+    found = [file for file in files if tabled.format_of(file.name)]
+    if not found:
+        raise SourceError(f"{folder} has none of what can be read; expected {_EXPECTED}")
+    return _tables(folder, _split(folder, found), how, base, cut=False)
+
+
+def _split(folder: Path, files: Sequence[Path]) -> list[tuple[Path, str | None]]:
+    """Return the files with the splits that the names right below a folder say, if all do."""
+    saved = folder / "dataset_dict.json"  # `datasets` says the splits of what it saves
+    tops = [file.relative_to(folder).parts[0] for file in files]
+    if saved.is_file():
+        try:
+            told = set(json.loads(saved.read_bytes())["splits"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(f"{saved} does not list its splits ({error})") from None
+        names = [top if top in told else None for top in tops]
+    else:
+        names = [match[1] if (match := _SPLIT.match(top)) else None for top in tops]
+    if None in names or len(set(names)) < 2:
+        return [(file, None) for file in files]
+    return list(zip(files, names, strict=True))
+
+
+def _ordered(found: Sequence[tuple[Path, str | None]]) -> tuple[str, ...]:
+    """Return the splits of files: what is trained on first, what is tested on last."""
+    names = sorted({split for _, split in found if split is not None})
+    rank = {name: i for i, name in enumerate(_SPLITS)}
+    return tuple(sorted(names, key=lambda name: rank.get(name.lower(), len(rank))))
+
+
+def _labels(how: Reading, base: Path) -> Path | None:
+    return None if how.labels is None else (base / Path(how.labels).expanduser()).absolute()
+
+
+def _images(
+    folder: Path, found: Sequence[tuple[Path, str | None]], how: Reading, base: Path
+) -> Source:
+    if how.kind not in (None, "images"):
+        raise SourceError(f"{folder} holds images, and `kind` is {how.kind}; leave it out")
+    labels = _labels(how, base)
+    by_file, classes = imaged.numbered(folder, found, labels)
+    mine = replace(how, kind="images", image="image", label="label")
+    kind_of(imaged.COLUMNS, mine)  # for the columns that rows are chosen by
+    table = Table(
+        rows=lambda: imaged.rows(folder, found, by_file=by_file, classes=classes),
+        columns=imaged.COLUMNS,
+    )
+    return Source(
+        kind="images",
+        files=(*(file for file, _ in found), *([labels] if labels else [])),
+        splits=_ordered(found),
+        read=lambda: documents(table, mine, "images"),
         checked_by_reading=True,
     )
 
 
-def _corpus(file: Path) -> Iterator[Document]:
-    with lzma.open(file, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            yield Document(name=row["document"], split=row["split"], text=row["text"])
-
-
-def _digits(file: Path) -> Iterator[Document]:
-    with gzip.open(file, "rt", newline="") as lines:
-        for i, row in enumerate(csv.DictReader(lines)):
-            counts = np.array([int(v) for k, v in row.items() if k.startswith("pixel")])
-            # 0 to 16 becomes 0 to 255, as the bundled model was trained.
-            grey = np.floor(counts * (255 / 16) + 0.5).astype(np.uint8)
-            yield Document(
-                name=f"digit-{i:04d}",
-                split=row["split"],
-                image=grey.reshape(DIGITS_SHAPE),
-                target=int(row["label"]),
-            )
-
-
-def _json_lines(file: Path, text: str, document: str | None) -> Iterator[Document]:
-    joined: dict[str, list[str]] = {}
-    wrong, first = 0, ""
-    number = 0
-    with file.open("rb") as lines:
-        while line := lines.readline(LONGEST_LINE + 1):
-            number += 1
-            if len(line) > LONGEST_LINE:
-                raise SourceError(
-                    f"{file}, line {number}: it has more than {LONGEST_LINE >> 20} MiB; cut the"
-                    " text into several lines, under one name if `document` gives the key of names"
-                )
-            if not line.strip():
-                continue
+def _tables(
+    folder: Path, found: Sequence[tuple[Path, str | None]], how: Reading, base: Path, *, cut: bool
+) -> Source:
+    """Return the source of files of one format; `cut` parts a single text into passages."""
+    first = found[0][0]
+    columns: tuple[str, ...] | None
+    names: Mapping[str, Sequence[str]] = {}
+    match tabled.format_of(first.name):
+        case "texts":
+            how, columns = replace(how, text="text"), ("text",)
+            kind = kind_of(columns, how)
+        case "JSON lines":
+            columns = None
             try:
-                name, content = _row(line, text, document)
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                wrong += 1
-                first = first or f"line {number}: {_expected(text, document)} ({_said(error)})"
-                continue
-            joined.setdefault(name or f"line-{number}", []).append(content)
-    if wrong:
-        more = f"; {wrong} lines in all cannot be used, of {number}" if wrong > 1 else ""
-        raise SourceError(f"{file}, {first}{more}. Mend them or take them out")
-    if joined and not any(part.strip() for parts in joined.values() for part in parts):
-        raise SourceError(f"{file}: all of its {len(joined)} documents are blank")
-    for name, parts in joined.items():
-        yield Document(name=name, split=None, text="\n\n".join(parts))
+                kind = how.kind or kind_of(tabled.first_columns(first), how)
+            except SourceError:
+                kind = "text"  # each line says itself what it lacks
+        case _:
+            schema = tabled.schema(first)
+            columns, names = tuple(schema.names), tabled.classes(schema)
+            kind = kind_of(columns, how)
+    if how.document is not None and kind != "text":
+        raise SourceError(f"`document` joins texts, and {first} holds {kind}; leave it out")
+    labels = _labels(how, base)
+    wanted = None if columns is None else needed(columns, how, kind)
 
+    def rows() -> Iterator[Row | Broken]:
+        for file, split in found:
+            # One file has no name of its own: a copy under another is the same documents.
+            inside = file.relative_to(folder).as_posix()
+            if cut or tabled.format_of(file.name) != "texts":
+                prefix = f"{inside}:" if len(found) > 1 else ""
+                yield from tabled.rows(file, prefix=prefix, split=split, columns=wanted)
+            else:
+                yield from tabled.whole_text(file, inside, split)
 
-def _row(line: bytes, text: str, document: str | None) -> tuple[str | None, str]:
-    """Return a line's document, if it names one, and its text."""
-    row = json.loads(line.decode())
-    content, name = row[text], row[document] if document else None
-    if not isinstance(content, str):
-        raise TypeError(f"{text!r} is not a text")
-    if document and (isinstance(name, bool) or not isinstance(name, (str, int))):
-        raise TypeError(f"{document!r} is {name!r}, not a name")
-    named = None if name is None else str(name)
-    for written in (content, named or ""):
-        written.encode()  # half of a pair (`\\ud800`) is a text to JSON, and to nothing else
-    return named, content
-
-
-def _expected(text: str, document: str | None) -> str:
-    return f"expected a JSON object with {text!r}" + (f" and {document!r}" if document else "")
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:300]}"
+    table = Table(rows=rows, columns=columns, names=names)
+    classes = imaged.class_list(labels) if labels else None
+    return Source(
+        kind=kind,
+        files=(*(file for file, _ in found), *([labels] if labels else [])),
+        splits=_ordered(found),
+        read=lambda: documents(table, how, kind, classes),
+        checked_by_reading=True,
+    )

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from orchestrator import notation
+from orchestrator import notation, presets
 from orchestrator.arms import Method, MethodSpec, Selection, SelectionSpec
 from orchestrator.labels import rotated
 from orchestrator.methods import Parameter
@@ -45,7 +45,9 @@ class Spec(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "sweep"
     models: Annotated[tuple[Model, ...], BeforeValidator(notation.as_tuple), Field(min_length=1)]
-    data: dict[str, DataSpec] = Field(default=DEFAULT_DATA, min_length=1)
+    data: Annotated[dict[str, DataSpec], BeforeValidator(presets.named)] = Field(
+        default=DEFAULT_DATA, min_length=1
+    )
     methods: Annotated[tuple[Method, ...], BeforeValidator(notation.as_tuple), Field(min_length=1)]
     fractions: Annotated[tuple[Decimal, ...], BeforeValidator(notation.fractions)] = tuple(
         Decimal(i) / 10 for i in range(11)

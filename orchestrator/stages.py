@@ -5,8 +5,9 @@ write the run folder and import no torch, so they run in any process.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from orchestrator import overlay, prepare, reduce
+from orchestrator import inspection, overlay, prepare, reduce
 from orchestrator.centres import centres
 from orchestrator.donors import donors
 from orchestrator.effects import effects
@@ -29,5 +30,11 @@ KINDS: Mapping[str, Callable[[Task, Store], dict[str, object]]] = {
 
 
 def do(task: Task, store: Store) -> dict[str, object]:
-    """Do a task, commit its file, return a summary of it."""
-    return KINDS[task.kind](task, store)
+    """Do a task, commit its file, return a summary of it.
+
+    Some read a model's tokenizer, on a machine that may not have the model yet.
+    """
+    told = dict(task.arguments)
+    if "folder" in told:
+        told["folder"] = inspection.present(told["model"], told["folder"])
+    return KINDS[task.kind](replace(task, arguments=told), store)

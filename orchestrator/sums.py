@@ -9,7 +9,7 @@ and levels and residuals are made of the rows (`orchestrator.extents`).
 Sums run over a cell's rows in the order of documents and sequences, one after the other. So a
 number is the same to the last bit however cells were cut into buckets, files and threads.
 
-Memory: per cell its name, 16 totals, two counts, one number per round, and two per metric.
+Memory: per cell its name, 18 totals, two counts, one number per round, and two per metric.
 
 Shapes: R rows of a bucket, C cells of all, B cells of a bucket, G documents, K rounds.
 """
@@ -37,6 +37,8 @@ RATIOS: Mapping[str, tuple[str, str]] = {
     "ce_mask": ("loss_mask", "tokens_mask"),
     "perplexity": ("loss", "numbers"),
     "bits_per_byte": ("bits", "bytes"),
+    "logit_diff": ("logit_diff", "numbers"),
+    "choice": ("choice", "tokens"),
 }
 """Per metric: which sum over which."""
 

@@ -64,6 +64,21 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("kind", pa.list_(_text)),  # per scored position, masked models alone
         ]
     ),
+    "pairs": pa.schema(
+        [
+            ("model", _text),
+            ("data", _text),
+            ("role", _text),
+            ("document", _text),
+            ("sequence", _int),
+            ("bytes", _int),  # null: what is scored is one token
+            ("input", _ints),
+            ("target", _ints),  # the answer's token at the last position, -100 at all others
+            ("kind", pa.list_(_text)),  # null
+            ("donor", _ints),  # the prompt that gives its activations; null where there is none
+            ("wrong", _ints),  # tokens of the wrong answers
+        ]
+    ),
     "images": pa.schema(
         [
             ("model", _text),
@@ -169,6 +184,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("top1_mask", _int),
             ("loss_mask", _float),
             ("nan", _int),
+            ("logit_diff", _float),  # the answer's logit less the mean of the wrong ones', nats
+            ("choice", _int),  # whether it is above all of them; both of paired prompts alone
         ]
     ),
     "executions": pa.schema(
@@ -194,7 +211,7 @@ LATER = {
     "selections": {"basis", "cell", "score", "score_high", "score_low"},
     "statistics": {"basis"},
     "centres": {"basis", "stratum"},
-    "results": {"loss_mask", "round", "tokens_mask", "top1_mask"},
+    "results": {"choice", "logit_diff", "loss_mask", "round", "tokens_mask", "top1_mask"},
     "executions": {"held_by_layer", "rounds"},
 }
 """Columns that tables of earlier versions lack, by kind."""

@@ -29,7 +29,7 @@ METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
 STOPPING = (ROOT / "docs" / "statistics.md").read_text().split("## Stopping early\n")[1]
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("methods.md", "design.md", "performance.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "decisions").glob("*.md")),
 ]
 

@@ -6,6 +6,7 @@ into that layer (`workers.folding` says how, and how it is undone). So the
 ablated model is an ordinary model that runs at the speed of the bare one.
 
     prepare_folds   a cell's folds, their offsets computed once
+    fold            that of one site, on whatever part of the model this process holds
     entered         all of them inside a block: once for every batch
     folded          the same for one site and a single block
     ablated         the same from boolean masks, for notebooks
@@ -36,7 +37,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers import hooks
+from workers import hooks, sharding
 from workers.folding import AblationError, Fold, Proof
 from workers.loading import Model
 from workers.messages import Batch, CellOrder, Constant, Hold, Site
@@ -48,6 +49,7 @@ __all__ = [
     "ablated",
     "checked_by_hook",
     "entered",
+    "fold",
     "folded",
     "folds",
     "prepare_folds",
@@ -57,10 +59,14 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2.0**-8, torch.bfloat16: 2.0**-
 """How far fold and hook may differ at a projection, as a share of its largest output."""
 
 
-def folds(order: CellOrder, dtype: torch.dtype) -> bool:
-    """Whether a cell folds: constants do, but for soft mixtures below float32."""
+def folds(order: CellOrder, dtype: torch.dtype, *, packed: bool = False) -> bool:
+    """Whether a cell folds: constants do, but for soft mixtures below float32.
+
+    Of a model whose weights are packed (`workers.packed`) nothing folds that is held.
+    """
     constant = all(isinstance(hold.value, Constant) for hold in order.holds)
-    return constant and (order.share == 1 or dtype.itemsize >= 4)
+    exact = order.share == 1 or dtype.itemsize >= 4
+    return constant and exact and not (packed and order.holds)
 
 
 def prepare_folds(model: Model, order: CellOrder) -> tuple[Fold, ...]:
@@ -69,17 +75,35 @@ def prepare_folds(model: Model, order: CellOrder) -> tuple[Fold, ...]:
     Raises ValueError where the order does not fit the model, holds anything but
     constants, or would hold a neuron at something that is not a finite number.
     """
-    if not folds(order, model.dtype):
+    if not folds(order, model.dtype, packed=model.ref.packed is not None):
         kinds = ", ".join(sorted({type(hold.value).__name__ for hold in order.holds}))
         raise ValueError(
             f"Cell {order.cell} holds {kinds} at a share of {order.share:g} in {model.dtype}, and"
-            " only constants fold, soft mixtures of them only in float32. Have `workers.evaluate`"
-            " hold these neurons."
+            " only constants fold, soft mixtures of them only in float32, and none into packed"
+            " weights. Have `workers.evaluate` hold these neurons."
         )
     return tuple(
-        Fold(partial(hooks.projections, model, hold.site), hold.held, values, order.share)
-        for hold, values in _constants(order)
+        fold(model, hold.site, hold.held, values, order.share) for hold, values in _constants(order)
     )
+
+
+def fold(
+    model: Model,
+    site: Site,
+    held: Sequence[NDArray[np.int64]],
+    values_LN: NDArray[np.float64],
+    share: float = 1.0,
+) -> Fold:
+    """Return the fold of some neurons of a site; where the model is sharded, of the rank's own.
+
+    Raises ValueError as `workers.folding.Fold` does.
+    """
+    find = partial(hooks.projections, model, site)
+    if model.ref.shards == 1:
+        return Fold(find, held, values_LN, share)
+    ranks = sharding.ranks()
+    own, own_Ln = ranks.mine(held, values_LN)
+    return Fold(find, own, own_Ln, share, ranks)
 
 
 @contextmanager
@@ -99,7 +123,7 @@ def folded(
     model: Model, site: Site, held: Sequence[NDArray[np.int64]], values: NDArray[np.float64]
 ) -> Iterator[Proof]:
     """Hold neurons `held` (L arrays of ascending indices) at `values` (L, N) inside the block."""
-    with Fold(partial(hooks.projections, model, site), held, values) as proof:
+    with fold(model, site, held, values) as proof:
         yield proof
 
 
@@ -134,9 +158,11 @@ def checked_by_hook(model: Model, batch: Batch, order: CellOrder) -> float:
     and must return what the hooked projection returned. So layers are compared
     one by one and rounding does not pile up. Differences are shares of the
     projection's largest output; more than `TOLERANCE` raises `AblationError`,
-    as does a projection that the forward pass does not call. Raises ValueError
-    where the cell does not fold.
+    as does a projection that the forward pass does not call. Where weights are packed
+    nothing is folded, and the difference is 0. Raises ValueError where the cell does not fold.
     """
+    if model.ref.packed is not None:
+        return 0.0
     cell = prepare_folds(model, order)
     seen = _run_with_plain_hooks(model, batch, order)
     with torch.inference_mode(), entered(cell):
@@ -202,8 +228,11 @@ def _run_with_plain_hooks(
 
     with torch.inference_mode(), ExitStack() as stack:
         for hold, values_LN in _constants(order):
+            held: Sequence[NDArray[np.int64]] = hold.held
+            if model.ref.shards > 1:
+                held, values_LN = sharding.ranks().mine(held, values_LN)
             for layer, projection in enumerate(hooks.projections(model, hold.site)):
-                change = partial(put_in, hold.held[layer], values_LN[layer], (hold.site, layer))
+                change = partial(put_in, held[layer], values_LN[layer], (hold.site, layer))
                 before = projection.register_forward_pre_hook(change)
                 after = projection.register_forward_hook(partial(note, (hold.site, layer)))
                 stack.callback(before.remove)

@@ -21,9 +21,10 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from workers import ablation, generating, loading
+from workers import ablation, generating, packed
 from workers import collect as collecting
 from workers import evaluate as evaluating
+from workers.building import attention
 from workers.canaries import Canaries, canaries
 from workers.compiled import Compiled
 from workers.histogram import FixedCounts, Histogram
@@ -59,7 +60,7 @@ class Replica:
         gc.collect()  # a module may be in a reference cycle, and its memory is needed now
         torch.set_num_threads(ref.threads)
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
-        self._model = loading.load(ref)
+        self._model = packed.load(ref)
 
     def pilot(
         self,
@@ -214,6 +215,11 @@ class Replica:
         }
         if self._model is not None:
             said["dtype"] = self._model.ref.dtype
+            if self._model.ref.packed is not None:
+                said["packed"] = self._model.ref.packed
+            if self._model.ref.shards > 1:
+                said["shards"] = str(self._model.ref.shards)
+            said["attention"] = attention(self._model.module)
         if self._compiled is not None:
             said["compiled"] = self._compiled.reason or "yes"
         unshared = None if self._model is None else usable(self._model)

@@ -5,20 +5,35 @@ too many is ignored, a head of another size is dropped, each with a line of
 advice at most. Here the libraries do the building and renaming, and the
 differences they found are errors.
 
+Weights are not read but mapped: a parameter that has the dtype of the file *is*
+the file's pages, so the replicas of one machine share one copy of them, and what
+is never touched is never read. That ends where something is made of them: in
+another dtype each replica has a copy of its own, on a GPU its device has, and a
+page that is written to (a folded column) becomes private. transformers maps by
+itself; timm copies, so what it loaded unchanged is put back on the map here.
+
+Attention is computed by `scaled_dot_product_attention`, whatever the environment
+says, because another implementation rounds otherwise; and plainly (`eager`) where
+the scores are soft-capped, which that function cannot do.
+
 A module can be built hollow, for its shapes alone. Then it is given zeros of
 one element each, expanded to the shapes of the file, and takes no memory
-however large the model is.
+however large the model is. It can be imagined too, from a configuration without
+any file: for planning where the weights are not.
 """
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import Any, Literal
 
 import timm
 import torch
 import transformers
+from safetensors.torch import load_file
+from timm.layers.config import set_fused_attn, use_fused_attn
 from torch import nn
 
 from workers.checkpoint import Checkpoint, CheckpointError, some
@@ -40,16 +55,10 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype, *, hollow: bool) -> nn.Mod
 
 
 def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, *, hollow: bool) -> nn.Module:
-    architecture = str(next(iter(checkpoint.config["architectures"])))  # type: ignore[call-overload]
-    loader = getattr(transformers, architecture, None)
-    if loader is None:
-        raise CheckpointError(
-            f"{checkpoint.folder} is a {architecture}, which transformers"
-            f" {transformers.__version__} does not have. Install a version that does."
-        )
+    loader = _loader(checkpoint.config, str(checkpoint.folder))
     options = {
         "dtype": dtype,
-        "attn_implementation": "sdpa",
+        "attn_implementation": _attention(loader, checkpoint.config),
         "use_safetensors": True,
         "local_files_only": True,
         "trust_remote_code": False,
@@ -76,7 +85,56 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, *, hollow: bool) -
     return built
 
 
+def imagine(config: Mapping[str, object], where: str) -> nn.Module:
+    """Return a transformers module of a configuration, shapes alone. Raises CheckpointError."""
+    loader = _loader(config, where)
+    try:
+        with quiet(), torch.device("meta"):
+            built: nn.Module = loader(loader.config_class.from_dict(dict(config)))
+            return built
+    except Exception as error:
+        raise CheckpointError(
+            f"transformers cannot build a model from {where} ({type(error).__name__}: {error})."
+            " Check it against the model's own config.json."
+        ) from error
+
+
+def attention(module: nn.Module) -> Literal["sdpa", "eager"]:
+    """Return how a module computes attention, as it says itself."""
+    config = getattr(module, "config", None)
+    said = getattr(config, "_attn_implementation", None)
+    if said is None:  # timm's blocks say it each
+        said = "sdpa" if any(getattr(p, "fused_attn", False) for p in module.modules()) else None
+    return "sdpa" if said == "sdpa" else "eager"
+
+
+def _loader(config: Mapping[str, object], where: str) -> Any:  # a class of transformers
+    architecture = str(next(iter(config["architectures"])))  # type: ignore[call-overload]
+    loader = getattr(transformers, architecture, None)
+    if loader is None:
+        raise CheckpointError(
+            f"{where} is a {architecture}, which transformers {transformers.__version__} does not"
+            " have. Install a version that does."
+        )
+    return loader
+
+
+def _attention(loader: Any, config: Mapping[str, object]) -> Literal["sdpa", "eager"]:
+    """Return what a class is asked for; older versions of it claim soft-capping in `sdpa`."""
+    capped = config.get("attn_logit_softcapping") is not None
+    return "sdpa" if getattr(loader, "_supports_sdpa", True) and not capped else "eager"
+
+
 def _timm(checkpoint: Checkpoint, dtype: torch.dtype, *, hollow: bool) -> nn.Module:
+    fused = use_fused_attn()
+    set_fused_attn(True)
+    try:
+        return _built_by_timm(checkpoint, dtype, hollow=hollow)
+    finally:
+        set_fused_attn(fused)
+
+
+def _built_by_timm(checkpoint: Checkpoint, dtype: torch.dtype, *, hollow: bool) -> nn.Module:
     source = f"local-dir:{checkpoint.folder}"
     with torch.device("meta"):
         module: nn.Module = timm.create_model(source, pretrained=False)
@@ -91,7 +149,18 @@ def _timm(checkpoint: Checkpoint, dtype: torch.dtype, *, hollow: bool) -> nn.Mod
     )
     if not hollow:
         module = timm.create_model(source, pretrained=True).to(dtype)
+        _map(module, checkpoint)
     return module
+
+
+def _map(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Put what a module has exactly as the files have it on the files' own pages."""
+    held = module.state_dict(keep_vars=True)
+    for file in checkpoint.files:
+        for name, mapped in load_file(file).items():
+            own = held.get(name)
+            if own is not None and own.dtype == mapped.dtype and torch.equal(own, mapped):
+                own.data = mapped
 
 
 def _refuse_difference(

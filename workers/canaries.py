@@ -23,17 +23,19 @@ the hidden states.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from workers import hooks
 from workers.ablation import AblationError, folded
 from workers.data import first
 from workers.loading import Model
-from workers.messages import Batch, CellOrder, Donated, Hold, Site
+from workers.messages import Batch, CellOrder, Constant, Donated, Hold, Site
 from workers.positions import attended
 from workers.replacing import Replacement, activations
 from workers.stubs import same_bits
@@ -114,7 +116,7 @@ def _saturated(
     values_LN[layer] = (x_MN.mean(dim=0) + _HUGE * largest).cpu().numpy()
     held = [np.arange(values_LN.shape[1] if i == layer else 0) for i in range(len(values_LN))]
     before = _weights(model, site, layer)
-    with folded(model, site, held, values_LN):
+    with _held(model, batch, site, held, values_LN):
         hidden_STD = hooks.hidden(model, batch)
     after = _weights(model, site, layer)
     if len(after) != len(before) or not all(map(same_bits, after, before)):
@@ -135,8 +137,25 @@ def _saturated(
     return change / size if size and np.isfinite(change) else np.inf
 
 
+def _held(
+    model: Model,
+    batch: Batch,
+    site: Site,
+    held: Sequence[NDArray[np.int64]],
+    values_LN: NDArray[np.float64],
+) -> AbstractContextManager[object]:
+    """Hold neurons as evaluation will: folded, or put in where weights are packed."""
+    if model.ref.packed is None:
+        return folded(model, site, held, values_LN)
+    hold = Hold(site=site, held=tuple(held), value=Constant(values=values_LN))
+    order = CellOrder(cell="saturated", holds=(hold,))
+    return Replacement(model, order, attended(batch, model.facts).shape[1]).on(batch, {})
+
+
 def _weights(model: Model, site: Site, layer: int) -> list[Tensor]:
-    """Return copies of a projection's parameters."""
+    """Return copies of a projection's parameters; none of packed ones, which nothing writes to."""
+    if model.ref.packed is not None:
+        return []
     projection = hooks.projections(model, site)[layer]
     return [parameter.detach().clone() for parameter in projection.parameters()]
 

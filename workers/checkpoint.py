@@ -11,10 +11,10 @@ is a link is another matter, and left alone: in a hub's cache all files are link
 to `../../blobs`, made by whoever made the folder.
 
 The digest is over the files that are read, names and contents; a README or an
-optimizer state beside them changes nothing.
+optimizer state beside them changes nothing. Those of large files are kept
+(`workers.digests`), so that a run of many replicas reads its weights once for it.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -24,6 +24,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from workers import digests
 from workers.families import Family, UnknownFamilyError, family_of
 
 WEIGHTS = "model.safetensors"
@@ -39,7 +40,6 @@ TOKENIZER = (
     "vocab.json",
     "merges.txt",
 )
-CHUNK = 1 << 22  # bytes read at a time for a digest
 LARGEST = 1 << 26  # bytes of a JSON file: an index of 400,000 tensors has half of that
 
 
@@ -148,14 +148,7 @@ def parsed(path: Path) -> dict[str, Any]:
 
 def digest(files: Iterable[Path]) -> str:
     """Return the SHA-256 over the names and contents of files, in order of name."""
-    total = hashlib.sha256()
-    for file in sorted(files):
-        own = hashlib.sha256()
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                own.update(chunk)
-        total.update(f"{file.name}\0{own.hexdigest()}\n".encode())
-    return total.hexdigest()
+    return digests.of_files(files)
 
 
 def weight_digest(checkpoint: Checkpoint) -> str:

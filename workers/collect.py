@@ -39,12 +39,13 @@ from torch import Tensor
 
 from workers.counting import Counter, FixedCounter
 from workers.histogram import FixedCounts, Histogram, empty, stacked
-from workers.hooks import hidden, projections, recording
+from workers.hooks import hidden, recording
 from workers.loading import Model
 from workers.messages import ALL, Batch, Counted, Site
 from workers.positions import Places, attended, places, strata
 from workers.sampling import drawn
 from workers.sampling import windows_from as windows_from  # the pilot, for values at hand
+from workers.shares import Share
 from workers.windows import Windows
 from workers.windows import stacked as stacked_windows
 
@@ -77,8 +78,10 @@ def pilot(
 
     together = replace(counted, by="all")
     everywhere = [places(batch, model.facts, together) for batch in batches]
-    _visit(model, batches, drawn(everywhere, positions, seed), site, keep)
-    return windows_from([torch.cat(parts) for parts in kept], bins)
+    neurons = model.facts.neurons_at(site)
+    share = Share(model, np.arange(model.facts.layers * neurons), neurons)
+    _visit(share.model, batches, drawn(everywhere, positions, seed), site, keep)
+    return share.placed(windows_from([torch.cat(parts) for parts in kept], bins))
 
 
 def collect(
@@ -110,20 +113,23 @@ def collect(
     if rows is not None and not rows.size:
         return empty(windows, (shard,))
     layers = model.facts.layers
-    neurons = projections(model, site)[0].in_features
+    neurons = model.facts.neurons_at(site)
     chosen_R = _chosen(rows, windows, strata(counted) * layers, neurons)
-    cells = _cells(chosen_R, windows, neurons, model.device)
+    share = Share(model, chosen_R, neurons)
+    cells = _cells(share.rows, share.windows(windows), share.neurons, model.device)
 
     def count(stratum: int, layer: int, values_PN: Tensor, firsts_FN: Tensor) -> None:
         cell = cells.get(stratum * layers + layer)
         if cell is not None:
             cell.add(values_PN, firsts_FN)
 
-    wanted = {cell // layers for cell in cells}
+    wanted = set((chosen_R // (neurons * layers)).tolist())
     everywhere = [places(batch, model.facts, counted) for batch in batches]
     only = [{z: found[z] for z in found if z in wanted} for found in everywhere]
-    _visit(model, batches, only, site, count)
-    return stacked(cell.counter.histogram(shard) for cell in cells.values())
+    _visit(share.model, batches, only, site, count)
+    parts = [cell.counter.histogram(shard) for cell in cells.values()]
+    own = stacked(parts) if parts else empty(share.windows(windows), (shard,))
+    return share.histogram(own, windows)
 
 
 def recount(
@@ -149,9 +155,12 @@ def recount(
             " one stratum only. Use another estimator of the peak for strata."
         )
     layers = model.facts.layers
+    share = Share(model, np.arange(low.size), model.facts.neurons_at(site))
     counters = [
         FixedCounter(low_N, high_N, bins=bins, device=model.device)
-        for low_N, high_N in zip(np.split(low, layers), np.split(high, layers), strict=True)
+        for low_N, high_N in zip(
+            *(np.split(share.own(end_R), layers) for end_R in (low, high)), strict=True
+        )
     ]
 
     def count(stratum: int, layer: int, values_PN: Tensor, firsts_FN: Tensor) -> None:
@@ -159,9 +168,10 @@ def recount(
         counters[layer].add(values_PN)
 
     everywhere = [places(batch, model.facts, counted) for batch in batches]
-    _visit(model, batches, everywhere, site, count)
+    _visit(share.model, batches, everywhere, site, count)
     counts_RB = np.concatenate([counter.counts(shard).counts for counter in counters])
-    return FixedCounts(low=low, high=high, shards=(shard,), counts=counts_RB)
+    own = FixedCounts(low=share.own(low), high=share.own(high), shards=(shard,), counts=counts_RB)
+    return share.fixed(own, low, high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,8 @@
 """Data: from token ids to the arrays that a model is fed and scored on.
 
 A document is cut into windows, windows of one length are fed together, and
-masked models see a corrupted copy. All of it is numpy, depends on seeds and
+masked models see a corrupted copy. No window crosses from one document into the next,
+so no token ever sees another document's. All of it is numpy, depends on seeds and
 sequence numbers only, and is made once: the same batches serve every cell.
 
 Batches have a fixed shape because floating-point sums depend on it. They are
@@ -98,6 +99,7 @@ def _texts(sequences: Sequences, group: list[int], pad: int) -> Batch:
     targets_ST = np.full(shape, NOT_SCORED, dtype=np.int64)
     attended_ST = np.zeros(shape, dtype=np.bool_)
     marks_ST = None if sequences.marks is None else np.zeros(shape, dtype=np.uint8)
+    wrong_SW = None if sequences.wrong is None else _ragged([sequences.wrong[i] for i in group])
     for s, i in enumerate(group):
         length = len(sequences.inputs[i])
         inputs_ST[s, :length] = sequences.inputs[i]
@@ -111,7 +113,16 @@ def _texts(sequences: Sequences, group: list[int], pad: int) -> Batch:
         attended=attended_ST,
         targets=targets_ST,
         marks=marks_ST,
+        wrong=wrong_SW,
     )
+
+
+def _ragged(lists: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return lists as rows as wide as the longest, NOT_SCORED after the last of each."""
+    rows_SW = np.full((len(lists), max(map(len, lists))), NOT_SCORED, dtype=np.int64)
+    for row_W, values in zip(rows_SW, lists, strict=True):
+        row_W[: len(values)] = values
+    return rows_SW
 
 
 def _images(sequences: Sequences, group: list[int]) -> Batch:
@@ -144,14 +155,18 @@ def windows(
     bos: int | None,
     eos: int | None,
     shortest: int,
+    stride: int | None = None,
 ) -> list[NDArray[np.int64]]:
-    """Cut one document's token ids into windows that do not overlap, each (T,) with T ≤ length.
+    """Cut one document's token ids into windows, each (T,) with T ≤ length.
+
+    One begins where the one before ended, so that they do not overlap; with a `stride`,
+    every so many tokens, until one reaches the document's end.
 
     Every window begins with `bos` and ends with `eos`, where these are given;
     they count towards `length` and towards `shortest`, below which a document's
     last window is dropped. A bos that stands at a document's start alone is one
     of its tokens: put it before the others. Raises ValueError where the
-    specials leave no room.
+    specials leave no room, or the stride would leave tokens out.
     """
     specials = (bos is not None) + (eos is not None)
     if length <= specials:
@@ -161,17 +176,30 @@ def windows(
         )
     before = [] if bos is None else [bos]
     after = [] if eos is None else [eos]
-    step = length - specials
+    room = length - specials
+    step = room if stride is None else stride
+    if not 0 < step <= room:
+        raise ValueError(
+            f"A stride of {step} tokens was asked for, and a window holds {room}. Ask for a stride"
+            f" from 1 to {room}."
+        )
+    last = max(1, len(token_ids) - (room - step))  # a window that begins here has nothing new
     cut = (
-        np.concatenate([before, token_ids[start : start + step], after]).astype(np.int64)
-        for start in range(0, len(token_ids), step)
+        np.concatenate([before, token_ids[start : start + room], after]).astype(np.int64)
+        for start in range(0, min(last, len(token_ids)), step)
     )
     return [window for window in cut if len(window) >= shortest]
 
 
-def causal_targets(input_T: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the next token of every position, shape (T,); the last position is not scored."""
-    return np.append(input_T[1:], NOT_SCORED).astype(np.int64)
+def causal_targets(input_T: NDArray[np.int64], first: int = 0) -> NDArray[np.int64]:
+    """Return the next token of every position, shape (T,); the last position is not scored.
+
+    Neither are tokens before position `first`: an earlier window scored them, or they have too
+    little before them.
+    """
+    target_T = np.append(input_T[1:], NOT_SCORED).astype(np.int64)
+    target_T[: max(0, first - 1)] = NOT_SCORED
+    return target_T
 
 
 def corrupt(

@@ -128,6 +128,7 @@ def _scoring(model: Model, batch: Batch, logits_bytes: int) -> metrics.Scoring:
         device=model.device,
         marks_ST=batch.marks,
         masked=model.facts.modality == "masked",
+        wrong_SW=batch.wrong,
     )
 
 
@@ -166,7 +167,7 @@ class _Running:
         self._counts: list[Count] = []
         self._told = self._held = 0
         self._proof = Proof(told=0, held=0, zero_before=0)
-        self.folding = folds(order, model.dtype)
+        self.folding = folds(order, model.dtype, packed=model.ref.packed is not None)
         self.held = held_by(model, order, folded=self.folding)
         self._folds = prepare_folds(model, order) if self.folding else ()
         self._replacement = None if self.folding else Replacement(model, order, widest)

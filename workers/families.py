@@ -1,166 +1,35 @@
-"""Families: what a known model architecture calls its parts.
+"""Families: which row of names an architecture has, or why it has none.
 
-Nothing about a model is coded; a family is a row of names, and the names are
-looked up on the live module. That matters because the names in a checkpoint's
-file are not those of the module: transformers 5 loads a ViT file that says
-`vit.encoder.layer.0.attention.output.dense` into `vit.layers.0.attention.o_proj`.
-
-A path is dotted and starts at the module, or at one layer of it. What is not
-in a row is read off the module (widths, for instance), so that a row cannot
-contradict it. An architecture without a row is refused by name: guessing
-where the heads are would produce numbers that look fine.
-
-A row also says where the values of attention are made. Heads lie in blocks of
-d_head rows there, and where fewer heads have values than ask for them, query
-head h takes those of head h // (heads / kv_heads). What makes them may be a
-projection of its own or the last third of a fused one.
+A family is a row of names (`workers.row`); the rows are in `workers.decoders` and
+`workers.encoders`. The name in a checkpoint's config.json finds the row, and nothing
+else does. An architecture without a row is refused by name: guessing where the heads are
+would produce numbers that look fine. So is a mixture of experts, whose tokens go through
+some of many MLPs: it has no one projection whose input were the layer's neurons.
 
 To add a family, add a row, and a tiny model of it to the tests, which then
-compare it with the library. A row can only describe a model whose attention
-output projection is a plain linear layer of its own and whose head, applied to
-its input alone, gives the scores.
+compare it with the library; docs/families.md does so once, step by step. A row can only
+describe a model whose attention output projection is a plain linear layer of its own (or
+GPT-2's transposed one) and whose head, applied to its input alone and then perhaps
+capped, gives the scores.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
 
-from workers.messages import Modality
+from workers.decoders import DECODERS
+from workers.encoders import ENCODERS
+from workers.row import Family
+
+__all__ = ["FAMILIES", "Family", "UnknownFamilyError", "family_of"]
+
+FAMILIES: tuple[Family, ...] = (*DECODERS, *ENCODERS)
+
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""Where the libraries' configurations say how many experts a mixture has."""
 
 
 class UnknownFamilyError(ValueError):
     """A checkpoint's architecture has no row here."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
-    """What one architecture calls its parts."""
-
-    name: str
-    library: Literal["transformers", "timm"]
-    """Which library builds the module from its configuration."""
-    architectures: tuple[str, ...]
-    """Names in config.json: class names of transformers, model names of timm (`*` matches any)."""
-    modality: Modality
-    layers: str
-    """Path on the module of its list of layers."""
-    attention_out: str
-    """Path in a layer of the attention output projection; its input is `attn_pre_out`."""
-    mlp_out: str
-    """Path in a layer of the MLP output projection; its input is `mlp_mid`."""
-    values: str
-    """Path in a layer of the projection that makes the values of attention."""
-    activation: str
-    """Path on the module of what makes the MLP's neurons: its name, or the activation itself."""
-    head: str
-    """Path on the module of the part that turns hidden states into scores."""
-    heads: str
-    """Path on the module of the number of query heads of one layer."""
-    vocabulary: str
-    """Path on the module of the number of tokens or classes scored."""
-    fused: bool = False
-    """Whether that projection makes queries, keys and values, in thirds of its rows."""
-    harmless: tuple[str, ...] = ()
-    """What else the module that has the values may hold: nothing that touches them on their way."""
-    window: str | None = None
-    """Path on the module of the largest number of positions; None for images."""
-    padding: str | None = None
-    """Path of the padding id after which positions are numbered; None where they start at 0."""
-    patches: str | None = None
-    """Path on the module of the patch embedding; None for text."""
-    spare: tuple[str, ...] = ()
-    """Tensors that a checkpoint may hold although this head does not use them (`*` matches any)."""
-
-
-FAMILIES = (
-    Family(
-        name="opt",
-        library="transformers",
-        architectures=("OPTForCausalLM",),
-        modality="causal",
-        layers="model.decoder.layers",
-        attention_out="self_attn.out_proj",
-        mlp_out="fc2",
-        values="self_attn.v_proj",
-        activation="config.activation_function",
-        head="lm_head",
-        heads="config.num_attention_heads",
-        vocabulary="config.vocab_size",
-        harmless=("q_proj", "k_proj"),
-        window="config.max_position_embeddings",
-    ),
-    Family(
-        name="mistral",
-        library="transformers",
-        architectures=("MistralForCausalLM",),
-        modality="causal",
-        layers="model.layers",
-        attention_out="self_attn.o_proj",
-        mlp_out="mlp.down_proj",
-        values="self_attn.v_proj",
-        activation="config.hidden_act",
-        head="lm_head",
-        heads="config.num_attention_heads",
-        vocabulary="config.vocab_size",
-        harmless=("q_proj", "k_proj"),
-        window="config.max_position_embeddings",
-    ),
-    Family(
-        name="roberta",
-        library="transformers",
-        architectures=("RobertaForMaskedLM",),
-        modality="masked",
-        layers="roberta.encoder.layer",
-        attention_out="attention.output.dense",
-        mlp_out="output.dense",
-        values="attention.self.value",
-        activation="config.hidden_act",
-        head="lm_head",
-        heads="config.num_attention_heads",
-        vocabulary="config.vocab_size",
-        harmless=("query", "key"),
-        window="config.max_position_embeddings",
-        padding="config.pad_token_id",
-        spare=(
-            "*pooler.dense.*",
-            "*embeddings.position_ids",
-        ),  # the published checkpoints have them
-    ),
-    Family(
-        name="vit",
-        library="transformers",
-        architectures=("ViTForImageClassification",),
-        modality="image",
-        layers="vit.layers",
-        attention_out="attention.o_proj",
-        mlp_out="mlp.fc2",
-        values="attention.v_proj",
-        activation="config.hidden_act",
-        head="classifier",
-        heads="config.num_attention_heads",
-        vocabulary="config.num_labels",
-        harmless=("q_proj", "k_proj"),
-        patches="vit.embeddings.patch_embeddings",
-    ),
-    Family(
-        name="timm-vit",
-        library="timm",
-        architectures=("vit_*", "deit_*", "deit3_*"),
-        modality="image",
-        layers="blocks",
-        attention_out="attn.proj",
-        mlp_out="mlp.fc2",
-        values="attn.qkv",
-        activation="blocks.0.mlp.act",
-        head="head",
-        heads="blocks.0.attn.num_heads",
-        vocabulary="num_classes",
-        fused=True,
-        harmless=("q_norm", "k_norm"),
-        patches="patch_embed",
-    ),
-)
 
 
 def family_of(config: Mapping[str, object]) -> Family:
@@ -185,10 +54,20 @@ def family_of(config: Mapping[str, object]) -> Family:
     for family in FAMILIES:
         if family.library == library and any(fnmatchcase(found, a) for a in family.architectures):
             return family
+    for key in EXPERTS:
+        experts = config.get(key)
+        if isinstance(experts, int) and experts > 1:
+            raise UnknownFamilyError(
+                f"config.json names the {library} architecture `{found}`, a mixture of experts"
+                f" (`{key}` is {experts}). A token goes through some of {experts} MLPs, so no one"
+                " projection has a layer's neurons as its input, and no row can say where they"
+                f" are. {_KNOWN} Use a dense model, one of these or another with a row of its own"
+                " (docs/families.md shows how to add one)."
+            )
     raise UnknownFamilyError(
         f"config.json names the {library} architecture `{found}`, which has no row in"
         f" workers/families.py. {_KNOWN} Use one of these, or add a row that says where"
-        " its layers, projections and head are."
+        " its layers, projections and head are (docs/families.md shows how)."
     )
 
 

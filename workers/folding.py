@@ -26,8 +26,9 @@ Shapes: L layers, N inputs and D outputs of a projection, H held inputs.
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers.additions import Addition, add, standing
+from workers.constants import check_held, check_values
 
 _cloned: WeakKeyDictionary[nn.Linear, dict[str, Tensor]] = WeakKeyDictionary()
 """By projection and name, the parameters whose values are our own and no shared page any more."""
@@ -45,6 +47,30 @@ _in_use: WeakSet[nn.Linear] = WeakSet()
 
 class AblationError(RuntimeError):
     """What was told to be held is not what the forward pass used."""
+
+
+class Together(Protocol):
+    """The processes that have a projection's columns between them (`workers.sharding`)."""
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the sum of what all of them give; it may be written to."""
+
+
+class Alone:
+    """One process, which has all columns."""
+
+    size = 1
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return what is given."""
+        return x
+
+
+_ALONE = Alone()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +91,8 @@ class _Part:
     """What there is to fold in one layer."""
 
     layer: int
+    told: int
+    """Columns to hold, whoever has them."""
     columns_H: Tensor
     told_N: Tensor
     offset_D: Tensor
@@ -87,6 +115,8 @@ class Fold:
     a module it has seen before. Entering returns the `Proof`, or raises
     `AblationError` with the model as it was. Making one raises ValueError
     where `held` (L arrays of ascending indices) or `values_LN` do not fit.
+    Where columns are shared out, all who have some do the same `together`, each with
+    its own of `held` and `values_LN`; offsets are sums over them, and so is the proof.
     """
 
     def __init__(
@@ -95,18 +125,26 @@ class Fold:
         held: Sequence[NDArray[np.int64]],
         values_LN: NDArray[np.float64],
         share: float = 1.0,
+        together: Together = _ALONE,
     ) -> None:
-        self._find, self._share = find, share
+        self._find, self._share, self._together = find, share, together
         projections = find()
         _refuse_folded(projections)
         layers, neurons = len(projections), projections[0].in_features
         check_held(held, layers=layers, neurons=neurons)
         check_values(held, values_LN, layers=layers, neurons=neurons)
+        told_L = together.sum(torch.tensor([len(held_H) for held_H in held])).tolist()
         self._parts = [
-            _part(layer, projections[layer], held_H, share * values_LN[layer])
-            for layer, held_H in enumerate(held)
-            if len(held_H)
+            _part(layer, projections[layer], held[layer], share * values_LN[layer])
+            for layer, told in enumerate(told_L)
+            if told
         ]
+        if together.size > 1 and self._parts:  # all layers at once
+            summed_PD = together.sum(torch.stack([part.offset_D for part in self._parts]))
+            self._parts = [
+                replace(part, told=told_L[part.layer], offset_D=offset_D)
+                for part, offset_D in zip(self._parts, summed_PD, strict=True)
+            ]
         self._undo = ExitStack()
         self._additions: dict[int, Addition] = {}
 
@@ -169,18 +207,20 @@ class Fold:
             _measure(projections[part.layer], part, was, self._share)
             for part, was in zip(self._parts, before, strict=True)
         ]
-        measured = torch.stack(rows).tolist()  # one wait for the device, not one per layer
+        everybody = self._together.size
+        # One wait for the device, not one per layer.
+        measured = self._together.sum(torch.stack(rows)).tolist()
         for part, (right, held, _, agrees) in zip(self._parts, measured, strict=True):
-            if not (right and agrees):
+            if min(right, agrees) < everybody:
                 raise AblationError(
-                    f"Layer {part.layer}: {len(part.columns_H)} columns of the output projection"
+                    f"Layer {part.layer}: {part.told} columns of the output projection"
                     f" were to be held; read back from the weight the forward pass uses, {held} are"
-                    f" ({'the' if right else 'not the'} right ones), and the bias"
-                    f" {'agrees' if agrees else 'does not agree'} with W·c. Something put another"
-                    " module or parameter in place; load the model again."
+                    f" ({'the' if right == everybody else 'not the'} right ones), and the bias"
+                    f" {'agrees' if agrees == everybody else 'does not agree'} with W·c. Something"
+                    " put another module or parameter in place; load the model again."
                 )
         return Proof(
-            told=sum(len(part.columns_H) for part in self._parts),
+            told=sum(part.told for part in self._parts),
             held=sum(row[1] for row in measured),
             zero_before=sum(row[2] for row in measured),
         )
@@ -195,48 +235,6 @@ def _refuse_folded(projections: Sequence[nn.Linear]) -> None:
         )
 
 
-def check_held(held: Sequence[NDArray[np.int64]], *, layers: int, neurons: int) -> None:
-    """Raise ValueError unless `held` is one array of ascending neuron indices per layer."""
-    if len(held) != layers:
-        raise ValueError(
-            f"Neurons are held in {len(held)} layers; this model has {layers}. Give one array of"
-            " indices per layer, empty where nothing is held."
-        )
-    for layer, held_H in enumerate(held):
-        if len(held_H) and (held_H[0] < 0 or held_H[-1] >= neurons or (np.diff(held_H) < 1).any()):
-            raise ValueError(
-                f"The neurons to hold in layer {layer} are not ascending indices from 0 to"
-                f" {neurons - 1}, each once. Sort them and leave out repetitions."
-            )
-
-
-def check_values(
-    held: Sequence[NDArray[np.int64]],
-    values_LN: NDArray[np.float64],
-    *,
-    layers: int,
-    neurons: int,
-    where: str = "",
-) -> None:
-    """Raise ValueError unless every held neuron has a constant that is a finite number.
-
-    `held` has been checked; `where` follows the value in what is said.
-    """
-    if values_LN.shape != (layers, neurons):
-        raise ValueError(
-            f"The values have shape {values_LN.shape}; this model has {layers} layers of {neurons}"
-            " neurons. Give one constant for every neuron, also those not held."
-        )
-    for layer, held_H in enumerate(held):
-        bad_H = held_H[~np.isfinite(values_LN[layer, held_H])]
-        if len(bad_H):
-            raise ValueError(
-                f"Neuron {bad_H[0]} of layer {layer} was to be held at"
-                f" {values_LN[layer, bad_H[0]]}{where} ({len(bad_H)} such in this layer); a"
-                " constant must be a finite number. Look at the neuron's row in the statistics."
-            )
-
-
 def _part(
     layer: int, projection: nn.Linear, held_H: NDArray[np.int64], values_N: NDArray[np.float64]
 ) -> _Part:
@@ -246,7 +244,9 @@ def _part(
     told_N = torch.zeros_like(weight_DN[0], dtype=torch.bool)
     told_N[columns_H] = True
     offset_D = weight_DN.index_select(1, columns_H).double() @ value_H
-    return _Part(layer=layer, columns_H=columns_H, told_N=told_N, offset_D=offset_D)
+    return _Part(
+        layer=layer, told=len(held_H), columns_H=columns_H, told_N=told_N, offset_D=offset_D
+    )
 
 
 def own(projection: nn.Linear) -> None:

@@ -6,8 +6,9 @@ library's own from end to end. It is only cut before the head: `hidden` returns
 what the head is fed, and `scores` is the head, to be applied to the few
 positions that matter, because the logits of a whole batch would not fit.
 
-Assumes that the head, applied to its input, gives the scores (no soft-capping
-behind it). `logits` is the library's uncut forward; where it differs from
+Assumes that the head, applied to its input, gives the scores; where the family has a
+cap behind it (Gemma 2), `scores` caps them as the library does, and while the forward
+pass is cut there is none. `logits` is the library's uncut forward; where it differs from
 `scores` of `hidden`, the family's row is wrong.
 
 Nothing is remembered for a backward pass unless `grad` is set: constants that
@@ -19,13 +20,15 @@ C channels.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from workers.loading import Model, sites
 from workers.messages import Batch, Site
+from workers.parts import at
+from workers.sharding import whole
 
 Sink = Callable[[int, Tensor], None]
 """Takes a layer's number and its activations (S, T, N)."""
@@ -53,7 +56,8 @@ def scores(model: Model, hidden_MD: Tensor, grad: bool = False) -> Tensor:
     """Return the logits (M, V) of chosen rows of `hidden`, by the model's head alone."""
     with _mode(grad):
         logits_MV: Tensor = model.module.get_submodule(model.family.head)(hidden_MD)
-    return logits_MV
+        cap = None if model.family.softcap is None else at(model.module, model.family.softcap)
+        return logits_MV if cap is None else torch.tanh(logits_MV / cap) * cap
 
 
 def logits(model: Model, batch: Batch) -> Tensor:
@@ -80,7 +84,7 @@ def recording(model: Model, site: Site, sink: Sink) -> Iterator[None]:
 @contextmanager
 def replacing(model: Model, site: Site, change: Change) -> Iterator[None]:
     """Let projections receive `change(layer, activations)` in every forward pass made inside."""
-    sequences = 0
+    sequences, change = 0, whole(model.ref.shards, change)
 
     def count(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         nonlocal sequences
@@ -120,12 +124,15 @@ def without_head(model: Model) -> Iterator[None]:
     """Let the forward pass end with what the head would be fed, inside the block."""
     path, _, name = model.family.head.rpartition(".")
     parent = model.module.get_submodule(path)
-    head = getattr(parent, name)
-    setattr(parent, name, _NO_HEAD)
-    try:
+    with ExitStack() as stack:
+        stack.callback(setattr, parent, name, getattr(parent, name))
+        setattr(parent, name, _NO_HEAD)
+        if model.family.softcap is not None:  # of hidden states it would make something else
+            path, _, name = model.family.softcap.rpartition(".")
+            said = at(model.module, path)
+            stack.callback(setattr, said, name, getattr(said, name))
+            setattr(said, name, None)
         yield
-    finally:
-        setattr(parent, name, head)
 
 
 def inputs(model: Model, batch: Batch) -> tuple[Tensor, Tensor | None]:

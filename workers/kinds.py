@@ -32,8 +32,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers import draws, hooks, plugins
-from workers.folding import check_held, check_values
+from workers import draws, plugins
+from workers.constants import check_held, check_values
 from workers.loading import Model
 from workers.messages import (
     SITES,
@@ -72,8 +72,7 @@ class Place:
     """One site of a model and its held neurons; raises ValueError where they do not fit."""
 
     def __init__(self, model: Model, hold: Hold) -> None:
-        projections = hooks.projections(model, hold.site)
-        self.layers, self.neurons = len(projections), projections[0].in_features
+        self.layers, self.neurons = model.facts.layers, model.facts.neurons_at(hold.site)
         check_held(hold.held, layers=self.layers, neurons=self.neurons)
         self.site, self.held, self.d_head = hold.site, hold.held, model.facts.d_head
         self.device = model.device

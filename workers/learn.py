@@ -47,8 +47,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from workers.constants import check_held, check_values
 from workers.descent import Descent, Place, scored
-from workers.folding import check_held, check_values
 from workers.loading import Model
 from workers.messages import Batch
 

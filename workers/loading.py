@@ -10,18 +10,22 @@ has in memory; a sweep cannot.)
 
 `facts` answers what planning needs and reads the weights for their digest
 alone: the library is given zeros that take no memory, and treats them as it
-will treat the weights, renaming of tensors included.
+will treat the weights, renaming of tensors included. `imagined` answers it of a
+configuration whose weights are elsewhere; its digest is provisional.
 
     python -m workers.loading FOLDER [FOLDER…]
 
 prints the facts of each folder as one JSON list, {"error": "…"} for those
-refused, so that planning can ask in a process of its own and needs no torch.
+refused, so that planning can ask in a process of its own and needs no torch;
+`--without-weights FILE…` does so of files of `orchestrator/known_models`.
 
 Weak point: a tensor that the library itself calls optional is not missed here.
 """
 
+import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -30,20 +34,24 @@ import torch
 import transformers
 from torch import nn
 
-from workers.building import build, quiet
+from workers import digests
+from workers.building import build, imagine, quiet
 from workers.checkpoint import (
     Checkpoint,
     CheckpointError,
     Pixels,
     digest,
     inspect,
+    parsed,
     pixels_of,
     weight_digest,
 )
+from workers.conv1d import as_linear
 from workers.families import Family, UnknownFamilyError, family_of
 from workers.messages import ModelFacts, ModelRef
 from workers.parts import image, known, sites
 from workers.rotation import RotationError, rotate_checked
+from workers.sharding import cut
 
 __all__ = [
     "CheckpointError",
@@ -52,6 +60,7 @@ __all__ = [
     "RotationError",
     "adopt",
     "facts",
+    "imagined",
     "load",
     "main",
     "sites",
@@ -91,7 +100,7 @@ def facts(folder: Path) -> ModelFacts:
     """
     checkpoint = inspect(folder)
     family = checkpoint.family
-    module = build(checkpoint, torch.float32, hollow=True)
+    module = as_linear(build(checkpoint, torch.float32, hollow=True))
     told = known(module, family, str(folder))
     if told.image is not None:
         pixels_of(checkpoint, told.image[2])  # refused while planning, not on the worker
@@ -101,6 +110,29 @@ def facts(folder: Path) -> ModelFacts:
         digest=weight_digest(checkpoint),
         tokenizer=digest(checkpoint.tokenizer) if checkpoint.tokenizer else None,
         specials={} if family.modality == "image" else _specials(checkpoint, told.vocabulary),
+    )
+
+
+def imagined(file: Path) -> ModelFacts:
+    """Return what a JSON file's `config` and `specials` say of a transformers model, no weights.
+
+    Its digest, and a text model's tokenizer, are provisional: they tell such models apart and
+    stand for no file. Bytes are those of its parameters in the dtype that `config` names.
+    Raises CheckpointError or UnknownFamilyError where it cannot be used.
+    """
+    said = parsed(file)
+    config: Mapping[str, object] = said["config"]
+    family = family_of(config)
+    told = known(as_linear(imagine(config, str(file))), family, str(file))
+    stored = getattr(torch, str(config.get("torch_dtype", "float32")))
+    whole = json.dumps(said, sort_keys=True).encode()
+    name = digests.PROVISIONAL + hashlib.sha256(whole).hexdigest()
+    return replace(
+        told,
+        bytes=told.parameters * stored.itemsize,
+        digest=name,
+        tokenizer=None if family.modality == "image" else name,
+        specials={role: int(token) for role, token in said["specials"].items()},
     )
 
 
@@ -122,8 +154,11 @@ def load(ref: ModelRef) -> Model:
             f"{ref.folder} has weights of digest {found[:12]}, and {ref.name} was planned with"
             f" {ref.facts.digest[:12]}. Put the planned weights back, or plan again."
         )
-    module = build(checkpoint, getattr(torch, ref.dtype), hollow=False)
-    module = module.eval().requires_grad_(False).to(ref.device)
+    module = as_linear(build(checkpoint, getattr(torch, ref.dtype), hollow=False))
+    module = module.eval().requires_grad_(False)
+    if ref.shards > 1:  # before it goes to a device that has no room for all of it
+        module = cut(module, checkpoint.family, ref.facts, ref.shards)
+    module = module.to(ref.device)
     if ref.basis is not None:
         rotate_checked(module, checkpoint.family, ref.facts, ref.basis, name=ref.name)
     size = image(module, checkpoint.family)
@@ -148,7 +183,7 @@ def adopt(module: nn.Module, *, pixels: Pixels | None = None) -> Model:
     named = config if isinstance(config, dict) else {"architectures": [type(module).__name__]}
     family = family_of(named)
     name = type(module).__name__
-    told = known(module, family, f"This {name}")
+    told = known(as_linear(module), family, f"This {name}")
     some_parameter = next(module.parameters())
     dtype, device = str(some_parameter.dtype).removeprefix("torch."), some_parameter.device.type
     if dtype not in ("float32", "bfloat16", "float16") or device not in ("cpu", "cuda"):
@@ -203,12 +238,17 @@ def _named(checkpoint: Checkpoint) -> dict[str, int]:
     return {role: int(found) for role, found in by_role.items() if found is not None}
 
 
-def main(folders: list[str]) -> None:
-    """Print the facts of each folder as one JSON list; a refusal takes the place of its facts."""
+def main(arguments: list[str]) -> None:
+    """Print the facts of each folder as one JSON list; a refusal takes the place of its facts.
+
+    After `--without-weights` they are files, each with a configuration.
+    """
+    without = arguments[:1] == ["--without-weights"]
+    asked = imagined if without else facts
     said: list[dict[str, object]] = []
-    for folder in folders:
+    for path in arguments[1:] if without else arguments:
         try:
-            said.append(asdict(facts(Path(folder))))
+            said.append(asdict(asked(Path(path))))
         except (CheckpointError, UnknownFamilyError, OSError) as error:
             said.append({"error": str(error)})
     sys.stdout.write(json.dumps(said) + "\n")

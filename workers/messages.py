@@ -6,7 +6,8 @@ torch, Arrow or Ray, so that either side can be read, tested and replaced
 without the other.
 
 Shapes: S sequences, T positions, L layers, N neurons of one hookpoint
-(heads x d_head, or the width of the MLP), B bins, Z buckets of positions, H x W x C pixels.
+(heads x d_head, or the width of the MLP), B bins, Z buckets of positions, W wrong answers,
+H x W x C pixels.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from workers.answered import CellAnswer as CellAnswer  # it is a message too
 
 Modality = Literal["causal", "masked", "image"]
 Site = Literal["attn_pre_out", "mlp_mid"]
@@ -86,6 +89,10 @@ class ModelRef:
     facts: ModelFacts
     basis: int | None = None
     """Seed of the rotation of its heads (`workers.rotation`); None: the checkpoint's own axes."""
+    shards: int = 1
+    """Processes that share its heads and hold it together (`workers.sharding`)."""
+    packed: Literal["int8", "int4"] | None = None
+    """How the weights of its layers are packed (`workers.packed`); None: they are not."""
 
     @property
     def label(self) -> str:
@@ -96,7 +103,9 @@ class ModelRef:
     def weights(self) -> str:
         """What stands for the weights in a recipe."""
         digest = self.facts.digest
-        return digest if self.basis is None else f"{digest} rotated {self.basis}"
+        digest = digest if self.basis is None else f"{digest} rotated {self.basis}"
+        digest = digest if self.packed is None else f"{digest} packed {self.packed}"
+        return digest if self.shards == 1 else f"{digest} in {self.shards} shards"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +120,8 @@ class Sequences:
     """Text: (T,) token ids, NOT_SCORED elsewhere, shifted for causal models; images: (1,) class."""
     marks: tuple[NDArray[np.uint8], ...] | None = None
     """Text: (T,) bits `RARE` and `MASKED` of the scored positions, 0 elsewhere; None for images."""
+    wrong: tuple[NDArray[np.int64], ...] | None = None
+    """Paired prompts: (W,) token ids of the wrong answers of each; None for all else."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +138,8 @@ class Batch:
     """Text: (S, T); images: (S, 1)."""
     marks: NDArray[np.uint8] | None = None
     """(S, T) bits `RARE` and `MASKED`; None for images."""
+    wrong: NDArray[np.int64] | None = None
+    """Paired prompts: (S, W) token ids of wrong answers, NOT_SCORED after a row's last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -262,39 +275,3 @@ class Donors:
     rows: tuple[NDArray[np.int64], ...] | None = None
     """As published, by mistake: (S,) for every batch, the one position whose activations a
     sequence gets at all of its positions; -1 for zeros. None: position by position."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CellAnswer:
-    """Per-sequence sums of one cell, in the order of `sequence`, and proof that it took effect."""
-
-    cell: str
-    sequence: NDArray[np.int64]
-    """(S,) ascending."""
-    tokens: NDArray[np.int64]
-    """(S,) scored positions."""
-    top1: NDArray[np.int64]
-    """(S,) scored positions whose target has the largest logit."""
-    top10: NDArray[np.int64]
-    """(S,) scored positions whose target is among the ten largest logits."""
-    loss: NDArray[np.float64]
-    """(S,) sum of the cross-entropy over scored positions, in nats, of fp32 log-softmax."""
-    nan: NDArray[np.int64]
-    """(S,) scored positions whose loss is not a number; they are left out of `loss`."""
-    kl: NDArray[np.float64] | None
-    """(S,) sum of KL(unablated ‖ ablated) over scored positions, in nats; None if not asked for."""
-    tokens_rare: NDArray[np.int64] | None
-    """(S,) scored positions marked `RARE`; None for images."""
-    top1_rare: NDArray[np.int64] | None
-    """(S,) of these, those whose target has the largest logit."""
-    tokens_mask: NDArray[np.int64] | None
-    """(S,) scored positions marked `MASKED`; None but for masked models."""
-    top1_mask: NDArray[np.int64] | None
-    loss_mask: NDArray[np.float64] | None
-    """(S,) of these, the sum of the cross-entropy in nats."""
-    told: int
-    """Constants that fold: columns to hold, over layers and sites. All others: elements, over
-    unpadded positions."""
-    held: int
-    """The same, as read back from what the forward pass really used."""
-    seconds: float

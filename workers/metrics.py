@@ -15,6 +15,11 @@ itself and 1e-6 nats a position, and exactly 0 where both hidden states have the
 same bits. It may fall below 0 by as much. It is not clamped: errors of both signs
 cancel over positions, and clamped ones would add up.
 
+Of paired prompts, whose last position is scored on the answer's token, the answer's logit is
+also set against those of the wrong answers: by how much it is above their mean (a difference
+of logits is the log of a ratio of probabilities, in nats), and whether it is above all of
+them. An equal logit is not above, so a model that gives every token the same is never right.
+
 The logits of a large vocabulary are far bigger than the hidden states they
 come from, so hidden rows are turned into logits a few at a time, and only
 those of scored positions ever. How many at a time is a budget, not a
@@ -33,8 +38,9 @@ measures stays on the device until sums are asked for, so nothing waits before.
 
 Shapes: S sequences, T positions, D width of the hidden states, M scored
 positions (below `measure` those of one chunk or block), V tokens of the
-vocabulary (or classes), Q measured quantities: rank, cross-entropy and, with an
-unablated model, KL.
+vocabulary (or classes), W wrong answers, Q measured quantities: rank, cross-entropy and,
+with an unablated model, KL; of paired prompts also the difference of logits and whether the
+answer is above.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -78,6 +84,12 @@ class Sums:
     """(S,) of these, those whose target ranks first."""
     loss_mask: NDArray[np.float64] | None
     """(S,) of these, the cross-entropy in nats where it is a number."""
+    logit_diff: NDArray[np.float64] | None
+    """(S,) the target's logit minus the mean of the wrong answers', in nats, over positions where
+    it is a number and the cross-entropy is; None without wrong answers."""
+    choice: NDArray[np.int64] | None
+    """(S,) positions whose target's logit is above all wrong answers'; never where the
+    cross-entropy is not a number."""
 
 
 _Bare = tuple[Tensor, ...]
@@ -102,13 +114,15 @@ class Scoring:
         device: torch.device,
         marks_ST: NDArray[np.uint8] | None = None,
         masked: bool = False,
+        wrong_SW: NDArray[np.int64] | None = None,
     ) -> None:
         """Prepare to score the positions of a batch that have a target.
 
         `scores` turns hidden rows (M, D) into logits (M, V), which are written to; `budget`
         bounds one float32 tensor of logits, in bytes. `marks_ST` are bits `RARE` and
-        `MASKED`; `masked` says that the second is asked for. Raises ValueError where the
-        budget does not hold a single row.
+        `MASKED`; `masked` says that the second is asked for. `wrong_SW` are the wrong answers
+        of paired prompts, NOT_SCORED after a row's last. Raises ValueError where the budget
+        does not hold a single row.
         """
         self._rows = budget // (4 * vocabulary)
         if self._rows < 1:
@@ -128,6 +142,9 @@ class Scoring:
             self._mask_M = (mark_M & MASKED) != 0 if masked else None
         self._at_M = torch.from_numpy(at_M).to(device)
         self._target_M1 = torch.from_numpy(targets_ST.reshape(-1)[at_M, None]).to(device)
+        self._wrong_MW = None
+        if wrong_SW is not None:
+            self._wrong_MW = torch.from_numpy(wrong_SW[self._sequence_M]).to(device)
         self._token_V = torch.arange(vocabulary, dtype=torch.float32, device=device)
 
     def measure(self, hidden: Sequence[Tensor], bare_STD: Tensor | None = None) -> list[Tensor]:
@@ -141,16 +158,19 @@ class Scoring:
             for start in range(0, len(self._at_M), self._rows):
                 chunk = slice(start, start + self._rows)
                 at_M, target_M1 = self._at_M[chunk], self._target_M1[chunk]
+                wrong_MW = None if self._wrong_MW is None else self._wrong_MW[chunk]
                 bare = None if bare_STD is None else _bare(self._scores(_rows(bare_STD, at_M)))
                 for found, hidden_STD in zip(parts, hidden, strict=True):
-                    found += self._chunk(_rows(hidden_STD, at_M), target_M1, bare)
+                    found += self._chunk(_rows(hidden_STD, at_M), target_M1, wrong_MW, bare)
                 del bare  # or the next would be made beside it
-            none_QM = torch.empty(2 if bare_STD is None else 3, 0, dtype=torch.float64)
+            measured = 2 + (bare_STD is not None) + 2 * (self._wrong_MW is not None)
+            none_QM = torch.empty(measured, 0, dtype=torch.float64)
             return [torch.cat(found, dim=1) if found else none_QM for found in parts]
 
     def sums(self, measured_QM: Tensor) -> Sums:
         """Return the sums of one cell's measurements; waits for the device."""
-        rank_M, loss_M, *kl = measured_QM.cpu().numpy()
+        rank_M, loss_M, *more = measured_QM.cpu().numpy()
+        paired, kl = ([], more) if self._wrong_MW is None else (more[-2:], more[:-2])
         number_M = ~np.isnan(loss_M)
         first_M = number_M & (rank_M < 1)
         rare_M, mask_M = self._rare_M, self._mask_M
@@ -166,9 +186,13 @@ class Scoring:
             tokens_mask=None if mask_M is None else self._count(mask_M),
             top1_mask=None if mask_M is None else self._count(first_M & mask_M),
             loss_mask=None if mask_M is None else self._sum(loss_M, number_M & mask_M),
+            logit_diff=self._sum(paired[0], number_M & ~np.isnan(paired[0])) if paired else None,
+            choice=self._count(number_M & (paired[1] > 0)) if paired else None,
         )
 
-    def _chunk(self, hidden_MD: Tensor, target_M1: Tensor, bare: _Bare | None) -> Iterator[Tensor]:
+    def _chunk(
+        self, hidden_MD: Tensor, target_M1: Tensor, wrong_MW: Tensor | None, bare: _Bare | None
+    ) -> Iterator[Tensor]:
         """Yield the measurements of one chunk, block by block."""
         logits_MV = self._scores(hidden_MD)
         # No block is one row alone unless the chunk is: its sum might be made in another order.
@@ -176,15 +200,19 @@ class Scoring:
         for i in range(blocks):
             rows = slice(i * len(logits_MV) // blocks, (i + 1) * len(logits_MV) // blocks)
             of = None if bare is None else tuple(x_MV[rows] for x_MV in bare)
-            yield self._measured(logits_MV[rows], target_M1[rows], of)
+            wrong = None if wrong_MW is None else wrong_MW[rows]
+            yield self._measured(logits_MV[rows], target_M1[rows], wrong, of)
 
-    def _measured(self, logits_MV: Tensor, target_M1: Tensor, bare: _Bare | None) -> Tensor:
-        """Return each target's rank, 0 for the best, its cross-entropy and, if asked, KL; (Q, M).
+    def _measured(
+        self, logits_MV: Tensor, target_M1: Tensor, wrong_MW: Tensor | None, bare: _Bare | None
+    ) -> Tensor:
+        """Return what is measured of some positions, (Q, M): first each target's rank, 0 the best.
 
         Logits are written to.
         """
         if self._on_cpu:
             logits_MV = logits_MV.float()  # a GPU widens on the fly, and reads half as much
+        paired = () if wrong_MW is None else _against(logits_MV, target_M1, wrong_MW)
         log_q_MV = torch.log_softmax(logits_MV, dim=1, dtype=torch.float32)
         loss_M = -log_q_MV.gather(1, target_M1)[:, 0]
         found = [loss_M] if bare is None else [loss_M, _divergence(bare, log_q_MV)]
@@ -192,7 +220,7 @@ class Scoring:
         room_MV = log_q_MV if self._on_cpu else torch.empty_like(logits_MV, dtype=torch.bool)
         del log_q_MV
         rank_M = self._rank(logits_MV, target_M1, room_MV)
-        return torch.stack([x_M.double() for x_M in (rank_M, *found)])
+        return torch.stack([x_M.double() for x_M in (rank_M, *found, *paired)])
 
     def _rank(self, logits_MV: Tensor, target_M1: Tensor, room_MV: Tensor) -> Tensor:
         """Return how many tokens are ahead of the target, (M,): exact, as float32 counts to 2^24.
@@ -222,6 +250,17 @@ class Scoring:
 def _rows(hidden_STD: Tensor, at_M: Tensor) -> Tensor:
     """Return some positions of a batch, (M, D)."""
     return hidden_STD.flatten(0, 1).index_select(0, at_M)
+
+
+def _against(logits_MV: Tensor, target_M1: Tensor, wrong_MW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far each target's logit is above the mean of the wrong ones', and whether it is
+    above all of them; (M,) each."""
+    none_MW = wrong_MW < 0
+    own_M1 = logits_MV.gather(1, target_M1).float()
+    wrong_MW = logits_MV.gather(1, wrong_MW.clamp(min=0)).float()
+    count_M = (~none_MW).sum(dim=1)
+    diff_M = own_M1[:, 0] - wrong_MW.masked_fill(none_MW, 0).sum(dim=1) / count_M
+    return diff_M, ((own_M1 > wrong_MW) | none_MW).all(dim=1)
 
 
 def _bare(logits_MV: Tensor) -> _Bare:

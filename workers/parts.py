@@ -8,10 +8,14 @@ The neurons of `attn_pre_out` are what the attention output projection is fed,
 in blocks of d_head, one a head. Those of `mlp_mid` are what the MLP's output
 projection is fed: the activation's output, in a gated MLP times the other
 branch, and normalised where the model does that.
+
+Shapes: G key-value heads, E d_head.
 """
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from workers.checkpoint import CheckpointError
@@ -45,9 +49,24 @@ def sites(module: nn.Module, family: Family, site: Site) -> list[nn.Linear]:
 def values(module: nn.Module, family: Family) -> list[nn.Linear]:
     """Return the projection of every layer, in order, that makes the values of attention.
 
-    Where the family's is `fused`, they are the last third of its rows. Raises CheckpointError.
+    Where the family's is `fused`, they are some of its rows: `value_rows`. Raises CheckpointError.
     """
     return _projections(module, family, family.values, "its rows need not be values")
+
+
+def value_rows(family: Family, facts: ModelFacts) -> NDArray[np.int64]:
+    """Return where the rows of each neuron's values are in the projection that makes them, (G, E).
+
+    Heads h of the `heads / kv_heads` that belong to group g read row (g, e) as their neuron e.
+    """
+    groups, size = facts.kv_heads, facts.d_head
+    group_G1, neuron_E = np.arange(groups)[:, None], np.arange(size)
+    if family.fused is None:
+        return group_G1 * size + neuron_E
+    if family.fused == "blocks":
+        return (facts.heads + groups + group_G1) * size + neuron_E
+    own = facts.heads // groups  # queries of one group; its key and its value follow them
+    return (group_G1 * (own + 2) + own + 1) * size + neuron_E
 
 
 def known(module: nn.Module, family: Family, where: str) -> ModelFacts:
@@ -122,8 +141,11 @@ def _projections(module: nn.Module, family: Family, path: str, unsure: str) -> l
 
 def _value_heads(module: nn.Module, family: Family, heads: int, d_head: int, where: str) -> int:
     rows = values(module, family)[0].out_features
-    own, rest = divmod(rows // 3 if family.fused else rows, d_head)
-    if rest or own < 1 or heads % own or (family.fused and rows != 3 * own * d_head):
+    own, rest = divmod(rows, d_head)
+    if family.fused:  # queries too, of all heads, and keys
+        own, odd = divmod(own - heads, 2)
+        rest += odd
+    if rest or own < 1 or heads % own:
         raise CheckpointError(
             f"{where} makes its values with a projection of {rows} rows (`{family.values}`), which"
             f" {heads} heads of {d_head} neurons cannot share in equal groups. Use a plain"
@@ -134,7 +156,7 @@ def _value_heads(module: nn.Module, family: Family, heads: int, d_head: int, whe
 
 def _window(module: nn.Module, family: Family) -> int:
     if family.patches is not None:
-        prefix = getattr(module, "num_prefix_tokens", 1)  # timm says; transformers has [CLS] alone
+        prefix = getattr(module, "num_prefix_tokens", family.prefix)  # timm says
         return int(at(module, family.patches).num_patches) + int(prefix)
     if family.window is None:
         raise ValueError(

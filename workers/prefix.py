@@ -35,16 +35,15 @@ states, H heads.
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workers import hooks
+from workers import hooks, sharding
+from workers.ablation import fold
 from workers.data import first
-from workers.folding import Fold
 from workers.loading import Model
 from workers.messages import SITES, Batch, CellOrder
 from workers.shortcuts import UnshareableError, find_shortcuts
@@ -190,6 +189,8 @@ def _shortcuts(model: Model, batch: Batch, full: bool) -> Shortcuts | None:
             if not _can_leave_out(model, few, known.shortcuts):
                 known = replace(known, shortcuts=replace(known.shortcuts, skips={}))
             known = replace(known, tried=True)
+    if model.ref.shards > 1 and not sharding.ranks().agreed(known.shortcuts is not None):
+        known = _Known(why=known.why or "another process of the group found that it cannot")
     _known[model.module] = known
     return known.shortcuts
 
@@ -217,7 +218,7 @@ def _can_leave_out(model: Model, few: Batch, found: Shortcuts) -> bool:
         for site in SITES:
             every = [np.arange(model.facts.neurons_at(site))] * model.facts.layers
             ones_LN = np.ones((len(every), len(every[0])))
-            stack.enter_context(Fold(partial(hooks.projections, model, site), every, ones_LN))
+            stack.enter_context(fold(model, site, every, ones_LN))
         held_STD = hooks.hidden(model, few)
         everywhere = Held(full=frozenset(found.skips))
         return _agrees(Shared(model, few, found, ()), everywhere, held_STD)

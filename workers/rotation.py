@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from workers.checkpoint import CheckpointError
 from workers.families import Family
 from workers.messages import ModelFacts
-from workers.parts import at, sites, values
+from workers.parts import at, sites, value_rows, values
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """How far hidden states may move, as a share of the largest.
@@ -78,20 +78,20 @@ def rotate(module: nn.Module, family: Family, facts: ModelFacts, seed: int) -> N
     _refuse_what_does_not_commute(module, family)
     heads, groups, size = facts.heads, facts.kv_heads, facts.d_head
     outputs = sites(module, family, "attn_pre_out")
+    at_GE = torch.from_numpy(value_rows(family, facts))
     for layer, (value, output) in enumerate(zip(values(module, family), outputs, strict=True)):
         q_GEE = torch.from_numpy(
             np.stack([orthogonal(seed, layer, group, size) for group in range(groups)])
         )
-        first = value.out_features - groups * size  # behind queries and keys where they are fused
-        rows_GED = _wide(value.weight)[first:].reshape(groups, size, -1)
-        _put(value, "weight", first, (q_GEE @ rows_GED).reshape(groups * size, -1))
+        rows_GED = _wide(value.weight)[at_GE]
+        _put(value, "weight", q_GEE @ rows_GED, at_GE)
         if value.bias is not None:
-            bias_GE1 = _wide(value.bias)[first:].reshape(groups, size, 1)
-            _put(value, "bias", first, (q_GEE @ bias_GE1).reshape(-1))
+            bias_GE1 = _wide(value.bias)[at_GE].unsqueeze(-1)
+            _put(value, "bias", (q_GEE @ bias_GE1).squeeze(-1), at_GE)
         q_HEE = q_GEE.repeat_interleave(heads // groups, dim=0)
         columns_DHE = _wide(output.weight).reshape(-1, heads, size)
         turned_DHE = torch.einsum("dhe,hfe->dhf", columns_DHE, q_HEE)  # W_O Qᵀ, head by head
-        _put(output, "weight", 0, turned_DHE.reshape(output.weight.shape))
+        _put(output, "weight", turned_DHE.reshape(output.weight.shape))
 
 
 def rotate_checked(
@@ -144,11 +144,11 @@ def _wide(parameter: Tensor) -> Tensor:
     return parameter.detach().to("cpu", torch.float64)
 
 
-def _put(projection: nn.Linear, name: str, first: int, rows: Tensor) -> None:
-    """Put a new parameter in the place of one, other from row `first` on."""
+def _put(projection: nn.Linear, name: str, rows: Tensor, at: Tensor | None = None) -> None:
+    """Put a new parameter in the place of one, other in the rows `at`, or in all of them."""
     old = getattr(projection, name)
     new = old.detach().clone()
-    new[first:] = rows.to(old.dtype).to(old.device)
+    new[... if at is None else at.to(old.device)] = rows.to(old.dtype).to(old.device)
     setattr(projection, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
 

@@ -1,17 +1,26 @@
 """Tokenising: from text to token ids, and back to how many bytes they stand for.
 
 The checkpoint's own `tokenizer.json` is read directly, so nothing heavy is
-imported and every process makes the same ids. Special tokens are not added
-here: where they stand is decided where windows are cut (`workers.data`).
+imported and every process makes the same ids. Checkpoints from before there was
+such a file (OPT, for one) have `vocab.json` and `merges.txt` instead: from these the
+same byte-level byte-pair encoding is put together, as transformers does. Special tokens
+are not added here: where they stand is decided where windows are cut (`workers.data`).
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+FILE = "tokenizer.json"
+OLD = ("vocab.json", "merges.txt")
+"""What byte-level byte-pair encodings were written to before."""
 
 
 class TokenizerError(ValueError):
@@ -31,22 +40,64 @@ class Encoding:
 def encode(folder: Path, texts: Sequence[str]) -> list[Encoding]:
     """Return the tokens of every text, by the tokenizer of a checkpoint folder.
 
-    Raises TokenizerError if the folder has no `tokenizer.json`.
+    Raises TokenizerError if the folder has neither `tokenizer.json` nor the older files, or they
+    cannot be read.
     """
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise TokenizerError(
-            f"{folder} has no tokenizer.json; save the tokenizer there in its fast form"
-            " (`AutoTokenizer.from_pretrained(...).save_pretrained(...)`)"
-        )
-    tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    found = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    there = [folder / name for name in (FILE, *OLD) if (folder / name).is_file()]
+    seen = tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in there)
+    found = _tokenizer(folder, seen).encode_batch(list(texts), add_special_tokens=False)
     return [
         Encoding(ids=np.asarray(one.ids, np.int64), ends=_byte_ends(text, one.offsets))
         for text, one in zip(texts, found, strict=True)
     ]
+
+
+@lru_cache(maxsize=2)  # one takes a second to read where the vocabulary is large
+def _tokenizer(folder: Path, seen: tuple[tuple[str, int, int], ...]) -> Tokenizer:
+    """Return a folder's tokenizer; `seen` are its files, so that changed ones are read again."""
+    names = {Path(file).name for file, _, _ in seen}
+    if FILE not in names and not names.issuperset(OLD):
+        raise TokenizerError(
+            f"{folder} has no {FILE}, nor {' and '.join(OLD)}; save the tokenizer there in its fast"
+            " form (`AutoTokenizer.from_pretrained(...).save_pretrained(...)`)"
+        )
+    try:
+        if FILE in names:
+            tokenizer = Tokenizer.from_file(str(folder / FILE))
+        else:
+            tokenizer = _byte_level(folder)
+    except Exception as error:  # the library raises plain ones
+        raise TokenizerError(
+            f"the tokenizer in {folder} cannot be read ({str(error)[:300]}); restore its files"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _byte_level(folder: Path) -> Tokenizer:
+    """Return the byte-level byte-pair encoding of a vocabulary and its merges."""
+    vocabulary, merges = models.BPE.read_file(*(str(folder / name) for name in OLD))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    said = [_parsed(folder / f) for f in ("special_tokens_map.json", "tokenizer_config.json")]
+    space = any(bool(one.get("add_prefix_space")) for one in said)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
+    named = {k: v for one in said for k, v in one.items() if k.endswith("_token")}
+    tokenizer.add_special_tokens([_added(v) for v in named.values() if isinstance(v, (str, dict))])
+    return tokenizer
+
+
+def _added(said: str | dict[str, Any]) -> AddedToken:
+    """Return a special token, which is one token wherever a text has it."""
+    if isinstance(said, str):
+        return AddedToken(said, special=True, normalized=False)
+    kept = {k: bool(said.get(k, False)) for k in ("lstrip", "rstrip", "single_word", "normalized")}
+    return AddedToken(str(said["content"]), special=True, **kept)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _byte_ends(text: str, offsets: Sequence[tuple[int, int]]) -> NDArray[np.int64]:

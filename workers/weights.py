@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers import sharding
 from workers.loading import Model, sites
 from workers.messages import Site
 
@@ -39,7 +40,11 @@ class Norms:
 def column_norms(model: Model, site: Site) -> Norms:
     """Return the norms of every column at a site, (L, N) each, summed in float64."""
     weights = [projection.weight.detach() for projection in sites(model.module, model.family, site)]
-    return Norms(l1=_norms(weights, 1), l2=_norms(weights, 2))
+    l1_LN, l2_LN = _norms(weights, 1), _norms(weights, 2)
+    if model.ref.shards > 1:  # each process has some of the columns
+        gather = sharding.ranks().gather
+        l1_LN, l2_LN = (gather(torch.from_numpy(norm)).numpy() for norm in (l1_LN, l2_LN))
+    return Norms(l1=l1_LN, l2=l2_LN)
 
 
 def _norms(weights: list[Tensor], power: int) -> NDArray[np.float64]:

@@ -38,7 +38,9 @@ from orchestrator.report.words import (
 WIDTH, HEIGHT = 372, 210
 SMALL_WIDTH, SMALL_HEIGHT = 226, 150
 VALUES = alt.Axis(tickCount=5, domain=False, ticks=False, minExtent=38, labelPadding=9)
-DRAWN = ("top1", "ce", "kl")
+APART = ("kl", "logit_diff", "choice")
+"""Metrics that have figures of their own."""
+DRAWN = ("top1", "ce", *APART)
 """Metrics that have figures."""
 BANDED = 6
 """Of more methods, no bands are drawn."""
@@ -76,6 +78,7 @@ def changes(
     """Return the curves of the panels of these modalities; None when there are none yet."""
     rows = curve_rows(run)
     panels = [p for p in run.shown if run.modality[p] in modalities and p in rows]
+    panels = [p for p in panels if any(row["metric"] in shown for row in rows[p])]
     there = [m for m in shown if any(row["metric"] == m for p in panels for row in rows[p])]
     if not there:
         return None

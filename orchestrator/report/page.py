@@ -17,7 +17,7 @@ from orchestrator.report.bases import bases_section
 from orchestrator.report.compared import contrast_table, exploratory
 from orchestrator.report.contrasts import counted as told
 from orchestrator.report.contrasts import questions, sentences
-from orchestrator.report.curves import changes, metrics, multiples
+from orchestrator.report.curves import APART, changes, metrics, multiples
 from orchestrator.report.densities import densities
 from orchestrator.report.differences import differences
 from orchestrator.report.effects import effects_section
@@ -153,16 +153,17 @@ def _damage(run: Run, drawn: _Numbered) -> list[Element]:
             parts.append(tag("p", "Every setting chooses units of a single layer: see below."))
             return parts
     else:
-        pair = [m for m in metrics(run) if m != "kl"]
+        pair = [m for m in metrics(run) if m not in APART]
         causal, others = ("causal",), ("masked", "image")
         for modalities, name, after in (
             (causal, "curves-causal", "Figure 2"),
             (others, "curves-masked-image", "Figure 3"),
         ):
             parts += drawn.draw(changes(run, modalities, name=name, after=after, shown=pair))
-        further = [m for m in metrics(run) if m == "kl"]
         every = (*causal, *others)
-        parts += drawn.draw(changes(run, every, name="curves-kl", after="", shown=further))
+        for metric in (m for m in metrics(run) if m in APART):
+            name = f"curves-{metric.replace('_', '-')}"
+            parts += drawn.draw(changes(run, every, name=name, after="", shown=[metric]))
     return parts if len(parts) > 1 else [*parts, tag("p", "No curve can be drawn yet.")]
 
 

@@ -28,6 +28,8 @@ _SETTING: dict[str, type[pl.DataType]] = {
 _METHOD = {"method": pl.String, "parameters": pl.String}
 
 _FURTHER = ("top10", "kl", "top1_rare", "top1_mask", "ce_mask", "perplexity", "bits_per_byte")
+_LATER = ("logit_diff", "choice")
+"""Columns of the summary that earlier versions lack; null there."""
 
 _NEEDED: Mapping[str, Mapping[str, type[pl.DataType] | pl.DataType]] = {
     "cells": _SETTING
@@ -51,7 +53,7 @@ _NEEDED: Mapping[str, Mapping[str, type[pl.DataType] | pl.DataType]] = {
         "top1_se": pl.Float64,
         "ce": pl.Float64,
         "ce_se": pl.Float64,
-        **dict.fromkeys(_FURTHER, pl.Float64),
+        **dict.fromkeys((*_FURTHER, *_LATER), pl.Float64),
     },
     "curves": _SETTING
     | _METHOD
@@ -273,6 +275,8 @@ def _table(store: Store, table: str, keep: pl.Expr | None = None) -> pl.DataFram
     for path in store.paths([one] if store.exists(one) else store.files(table, PARQUET)):
         scan = pl.scan_parquet(path, glob=False)
         absent = sorted(set(needed) - set(scan.collect_schema().names()))
+        scan = scan.with_columns(pl.lit(None).alias(c) for c in absent if c in _LATER)
+        absent = [c for c in absent if c not in _LATER]
         if absent:
             raise ValueError(
                 f"the table {path.relative_to(store.root)} has no column {', '.join(absent)}, which"

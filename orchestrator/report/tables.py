@@ -25,6 +25,11 @@ from orchestrator.report.words import (
 
 PLAIN = ("top1", "ce")
 
+_PAIRED = (
+    " The logit difference is the answer’s logit less the mean of the wrong ones’, choice the share"
+    " of prompts in which it is above all of them; both fall where the model does worse."
+)
+
 Numbers = Mapping[str, float | None]
 
 
@@ -200,11 +205,12 @@ def metrics_table(run: Run, fraction: float) -> Element | None:
         bodies.append(tag("tbody", *lines))
     if not bodies:
         return None
+    paired = _PAIRED if {"logit_diff", "choice"} & set(metrics) else ""
     caption = (
         f"Further metrics at f = {fraction:g}: the mean over masks with its pointwise 95 % interval"
         " over documents and masks. KL is that of the unablated from the ablated model’s"
         " predictions, perplexity is exp of the mean CE, bits per byte are of the text’s UTF-8"
-        f" bytes. A dash: does not apply to this model. {more_settings(run, 'curves')}"
+        f" bytes.{paired} A dash: does not apply to this model. {more_settings(run, 'curves')}"
     ).strip()
     heads = [metric_said(m).replace("(points)", "(%)") for m in metrics]
     return table(caption, [columns("held at", *heads)], bodies)

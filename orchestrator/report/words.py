@@ -28,9 +28,11 @@ METRIC_NAME: Mapping[str, str] = {
     "ce_mask": "CE at <mask>",
     "perplexity": "perplexity",
     "bits_per_byte": "bits per byte",
+    "logit_diff": "logit difference",
+    "choice": "choice",
 }
-_SHARES = ("top1", "top10", "top1_rare", "top1_mask")
-_NATS = ("ce", "kl", "ce_mask")
+_SHARES = ("top1", "top10", "top1_rare", "top1_mask", "choice")
+_NATS = ("ce", "kl", "ce_mask", "logit_diff")
 UNIT: Mapping[str, str] = {
     name: "points" if name in _SHARES else "nats" if name in _NATS else "" for name in METRIC_NAME
 }
@@ -59,6 +61,8 @@ _MEANINGS = {
     "resample (random)": "its own activations while the model read random tokens, or pixels",
     "resample (random_characters)": "its own activations while the model read random characters",
     "resample (generated)": "its own activations while the model read text that it generated",
+    "resample (paired)": "its own activations, position by position, while the model read the donor"
+    " that stands beside the prompt",
     "noise": "a draw from a normal distribution with its mean and s.d., anew at every position",
     "marginal": "a draw from its own histogram, anew at every position",
     "nearest_peak": "the nearest of its modes",

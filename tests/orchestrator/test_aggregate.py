@@ -82,7 +82,7 @@ def test_the_summary_has_the_columns_of_the_cells_and_then_its_own() -> None:
     levels = ["tokens", "documents", "top1", "top1_se", "top10", "ce", "ce_se", "kl"]
     changes = [f"d_{m}{end}" for m in ("top1", "ce") for end in ("", "_low", "_high")]
     more = ["bits_per_byte", "top1_rare", "top1_mask", "ce_mask", "perplexity"]
-    assert made.columns[20:] == [*levels, *more, *changes]
+    assert made.columns[20:] == [*levels, *more, *changes, "logit_diff", "choice"]
 
 
 def test_the_baseline_differs_from_itself_by_exactly_nothing() -> None:
@@ -346,6 +346,15 @@ def test_results_of_other_sweeps_are_left_alone() -> None:
         all_three(points, rows), all_three(points, pl.concat([rows, other])), strict=True
     ):
         assert_frame_equal(here, there, check_exact=True)
+
+
+def test_answers_of_before_lack_what_is_of_paired_prompts_and_count_all_the_same() -> None:
+    points = cells()
+    rows = results(points)
+    made, *_ = all_three(points, rows)
+    old, *_ = all_three(points, rows.drop("logit_diff", "choice"))
+    assert old.equals(made)
+    assert old["logit_diff"].null_count() == old["choice"].null_count() == old.height
 
 
 def test_bits_per_byte_are_for_causal_text_alone() -> None:

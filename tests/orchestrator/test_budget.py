@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator import budget as budgeting
+from orchestrator import footprint
 from orchestrator.budget import PROCESS_BYTES, Demand
 from orchestrator.graph import DRAWS
 from orchestrator.plan import Plan
@@ -68,7 +69,7 @@ def test_a_replica_holds_weights_projections_activations_and_donors(
 ) -> None:  # type: ignore[no-untyped-def]
     (need,) = budgeting.budget(prime(dtype=dtype)).needs
     weights = PARAMETERS * width
-    projections = LAYERS * NEURONS * D_MODEL * width
+    projections = 3 * LAYERS * NEURONS * D_MODEL * width
     activations = BATCH * D_MODEL * 24 * width
     donors = BATCH * LAYERS * NEURONS * width
     held = donors + recorded(1, width) + 4 * LOGITS
@@ -79,7 +80,7 @@ def test_counting_may_need_more_than_evaluating(prime) -> None:  # type: ignore[
     evaluation = {"batch_tokens": WINDOW, "logits_bytes": LOGITS}
     statistics = {"bins": 1024, "shards": 2, "pilot_positions": 64}
     (need,) = budgeting.budget(prime(evaluation=evaluation, statistics=statistics)).needs
-    fixed = PARAMETERS * 4 + LAYERS * NEURONS * D_MODEL * 4 + WINDOW * D_MODEL * 24 * 4
+    fixed = PARAMETERS * 4 + 3 * LAYERS * NEURONS * D_MODEL * 4 + WINDOW * D_MODEL * 24 * 4
     histogram = LAYERS * NEURONS * (1024 * 28 + 200 + 48 * 2)
     assert need.replica_bytes == PROCESS_BYTES + fixed + histogram
     assert need.partial_bytes == LAYERS * NEURONS * (1024 * 8 + 200 + 48 * 2)
@@ -88,7 +89,7 @@ def test_counting_may_need_more_than_evaluating(prime) -> None:  # type: ignore[
 def test_the_pilot_may_need_more_than_either(prime) -> None:  # type: ignore[no-untyped-def]
     statistics = {"bins": BINS, "shards": 2, "pilot_positions": 99_991}
     (need,) = budgeting.budget(prime(statistics=statistics)).needs
-    fixed = PARAMETERS * 4 + LAYERS * NEURONS * D_MODEL * 4 + BATCH * D_MODEL * 24 * 4
+    fixed = PARAMETERS * 4 + 3 * LAYERS * NEURONS * D_MODEL * 4 + BATCH * D_MODEL * 24 * 4
     assert need.replica_bytes == PROCESS_BYTES + fixed + 2 * 99_991 * LAYERS * NEURONS * 4
 
 
@@ -105,7 +106,7 @@ def test_donors_drawn_apart_lie_side_by_side(prime) -> None:  # type: ignore[no-
 
 
 def test_what_is_drawn_from_histograms_needs_them(prime) -> None:  # type: ignore[no-untyped-def]
-    projections = LAYERS * NEURONS * D_MODEL * 4
+    projections = 3 * LAYERS * NEURONS * D_MODEL * 4
     layer = BATCH * NEURONS * 8 * 3
     marginal, noise = (at_once(prime, methods=["zero", m]) for m in ("marginal", "noise"))
     assert marginal == projections + LAYERS * NEURONS * BINS * 16 + layer + recorded(1)
@@ -120,19 +121,21 @@ def test_projections_of_sites_apart_are_not_held_at_once_and_donors_of_both_are(
 
     projection, donors = LAYERS * D_MODEL * 4, LAYERS * BATCH * 4  # of one neuron
     both = NEURONS + D_MLP
-    assert held(attention) == (projection + donors) * NEURONS + recorded(1)
-    assert held(mlp) == (projection + donors) * D_MLP + recorded(1, neurons=D_MLP)
-    assert held([*attention, *mlp]) == projection * D_MLP + donors * both + recorded(
+    # Of every projection that was written to there is a clone for good, and two copies while held.
+    assert held(attention) == (3 * projection + donors) * NEURONS + recorded(1)
+    assert held(mlp) == (3 * projection + donors) * D_MLP + recorded(1, neurons=D_MLP)
+    assert held([*attention, *mlp]) == projection * (both + 2 * D_MLP) + donors * both + recorded(
         2, neurons=D_MLP
     )
-    assert held([[*attention, *mlp]]) == (projection + donors) * both + recorded(1, neurons=D_MLP)
+    together = (3 * projection + donors) * both
+    assert held([[*attention, *mlp]]) == together + recorded(1, neurons=D_MLP)
 
 
 def test_every_layer_held_by_itself_is_a_place_to_begin_at(prime) -> None:  # type: ignore[no-untyped-def]
     def held(**changes: Any) -> int:
         return at_once(prime, **{"methods": ["mean"], **changes})
 
-    projections = LAYERS * NEURONS * D_MODEL * 4
+    projections = 3 * LAYERS * NEURONS * D_MODEL * 4
     assert held() == projections + recorded(1)
     assert held(layers=[1, 2]) == projections + recorded(1)
     assert held(layers="each") == projections + recorded(LAYERS)
@@ -143,9 +146,9 @@ def test_every_layer_held_by_itself_is_a_place_to_begin_at(prime) -> None:  # ty
 
 
 def test_there_are_no_more_places_than_cells_in_a_call(prime, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(budgeting, "CONSTANTS_PER_CALL", 2)
-    monkeypatch.setattr(budgeting, "DONATED_PER_CALL", 2)
-    projections = LAYERS * NEURONS * D_MODEL * 4
+    monkeypatch.setattr(footprint, "CONSTANTS_PER_CALL", 2)
+    monkeypatch.setattr(footprint, "DONATED_PER_CALL", 2)
+    projections = 3 * LAYERS * NEURONS * D_MODEL * 4
     assert at_once(prime, methods=["mean"], layers="each") == projections + recorded(2)
     donors = 2 * BATCH * NEURONS * 4  # of the layers of two cells
     found = at_once(prime, methods=["resample"], layers="each")
@@ -167,7 +170,7 @@ def test_divergence_keeps_the_bare_models_answer_and_holds_more_logits(prime) ->
 def test_learning_needs_what_a_backward_pass_keeps(prime) -> None:  # type: ignore[no-untyped-def]
     plan = prime(methods=["optimal(steps=1000)"])
     backward = memory_bytes(plan.models["a"].facts, BATCH, "float32")
-    fixed = PARAMETERS * 4 + LAYERS * NEURONS * D_MODEL * 4 + BATCH * D_MODEL * 24 * 4
+    fixed = PARAMETERS * 4 + 3 * LAYERS * NEURONS * D_MODEL * 4 + BATCH * D_MODEL * 24 * 4
     (need,) = budgeting.budget(plan).needs
     assert need.replica_bytes == PROCESS_BYTES + fixed + backward
     fewer = prime(methods=["optimal(steps=10)"])
@@ -192,9 +195,10 @@ def test_random_masks_of_a_regression_cost_a_pass_each(prime) -> None:  # type: 
     assert more == pytest.approx(2 * PARAMETERS * WINDOW * 53 * 25 / FLOPS["cpu"])
 
 
-def test_a_gpu_does_not_hold_the_process(prime) -> None:  # type: ignore[no-untyped-def]
+def test_a_gpu_holds_neither_the_process_nor_a_file_beside_what_was_cloned(prime) -> None:  # type: ignore[no-untyped-def]
     cpu, cuda = (budgeting.budget(prime(device=d)).needs[0] for d in ("cpu", "cuda"))
-    assert cpu.replica_bytes - cuda.replica_bytes == PROCESS_BYTES
+    clones = 2 * LAYERS * NEURONS * D_MODEL * 4
+    assert cpu.replica_bytes - cuda.replica_bytes == PROCESS_BYTES + clones
 
 
 @pytest.mark.parametrize(("methods", "passes"), [(["mean"], 2.01), (["mean", "peak(paper)"], 3.01)])
@@ -262,9 +266,22 @@ def test_more_workers_than_units_are_refused(prime) -> None:  # type: ignore[no-
 
 def test_a_replica_that_no_memory_holds_is_refused_with_what_would_help(prime) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(
-        PoolError, match=r"one replica of a needs 1.2 GiB.*0.5 GiB of memory; lower"
+        PoolError, match=r"one replica of a needs 1.1 GiB.*0.5 GiB of memory; lower"
     ):
         budgeting.workers(prime(), cluster(gib=0.5))
+
+
+def test_a_replica_that_no_gpu_holds_is_refused_with_what_would_help(prime) -> None:  # type: ignore[no-untyped-def]
+    need = budgeting.budget(prime(device="cuda")).largest.replica_bytes
+    least = need + footprint.MARGIN
+
+    def workers(memory: int) -> int:
+        plan = prime(device="cuda", cluster={"device_memory": memory})
+        return budgeting.workers(plan, cluster(gpus=2))
+
+    assert workers(least) == 2
+    with pytest.raises(PoolError, match=r"of a GPU .*`cluster.device_memory` is.*`shards: auto`"):
+        workers(least - 1)
 
 
 def test_no_more_replicas_than_memory_holds(prime) -> None:  # type: ignore[no-untyped-def]

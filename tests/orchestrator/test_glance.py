@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import inspection
 from orchestrator.glance import glance
 from orchestrator.inspection import ModelError
 from orchestrator.mistakes import SpecError
@@ -32,6 +33,13 @@ def test_models_and_sources_are_looked_at_where_they_are_certainly_meant(base: P
         "fractions": [1.2],
     }
     assert set(seen(raw, base)) == {"models[1]", "models[2]", "data.t.source"}
+
+
+def test_a_known_hub_model_may_be_elsewhere(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"org/known": planned.facts(digest="provisional")}
+    monkeypatch.setattr(inspection, "symbolic", lambda model, revision: known.get(model))
+    models = [{"id": name, "revision": "main"} for name in ("org/known", "org/unknown")]
+    assert set(seen({"models": [*models, {"id": 3}]}, base)) == {"models[1]"}
 
 
 def test_what_shows_only_in_a_plan_is_found_beside_a_typo(base: Path) -> None:

@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 
 from orchestrator import inspection
-from orchestrator.inspection import ModelError, facts, folder
+from orchestrator.inspection import ModelError, facts, folder, provisional, symbolic
 from tests.orchestrator import planned
 from workers import zoo
 from workers.messages import ModelFacts
@@ -28,11 +27,11 @@ class Reader:
 
     def run(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         assert command[:3] == [sys.executable, "-m", "workers.loading"]
-        names = [Path(f).name for f in command[3:]]
+        names = [Path(f).name for f in command[3:]]  # after a flag, its name is the first
         self.asked.append(names)
         if self.fails:
             return subprocess.CompletedProcess(command, 1, "", self.fails)
-        found = [self.answers[name] for name in names]
+        found = [self.answers[name] for name in names if not name.startswith("-")]
         said = [asdict(a) if isinstance(a, ModelFacts) else {"error": a} for a in found]
         return subprocess.CompletedProcess(command, 0, "a warning\n" + json.dumps(said) + "\n", "")
 
@@ -83,7 +82,7 @@ def test_facts_that_were_read_before_are_not_read_again(
     assert reader.asked == [["text"], ["image"]]
 
 
-@pytest.mark.parametrize("change", ["size", "time", "another file"])
+@pytest.mark.parametrize("change", ["size", "time", "the same time", "another file"])
 def test_a_folder_that_changed_is_read_again(
     checkpoints: dict[str, Path], reader: Reader, change: str
 ) -> None:
@@ -93,6 +92,11 @@ def test_a_folder_that_changed_is_read_again(
         (place / "config.json").write_text("{ }")
     elif change == "time":
         os.utime(place / "config.json", ns=(1, 1))
+    elif change == "the same time":
+        other = place.parent / "other"
+        other.write_text("[]")
+        os.utime(other, ns=(0, (place / "config.json").stat().st_mtime_ns))
+        other.replace(place / "config.json")
     else:
         (place / "model.safetensors").write_text("")
     reader.answers["text"] = planned.facts("masked", digest="changed")
@@ -173,6 +177,64 @@ def test_of_many_folders_each_is_read_by_itself_when_one_brings_down_the_reader(
     assert ["text" in str(found[0]), "image" in str(found[1])] == [True, True]
 
 
+@pytest.mark.usefixtures("reader")
+def test_who_waits_for_large_weights_is_told_how_many_bytes_are_read(
+    checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("text", "image"):
+        with (checkpoints[name] / "model.safetensors").open("wb") as sparse:
+            sparse.truncate(700_000_000)
+    facts([checkpoints["text"]])
+    assert capsys.readouterr() == ("", "")
+    os.utime(checkpoints["text"] / "config.json", ns=(1, 1))
+    facts([checkpoints["text"], checkpoints["image"]])
+    assert capsys.readouterr() == ("", "Reading 1.4 GB of weights for their digest, once.\n")
+    facts([checkpoints["text"], checkpoints["image"]])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_known_hub_model_has_facts_without_weights_and_a_provisional_digest(
+    reader: Reader,
+) -> None:
+    imagined = planned.facts(digest="provisional 1234")
+    reader.answers["facebook--opt-1.3b.json"] = imagined
+    assert [symbolic("facebook/opt-1.3b", "main") for _ in range(2)] == [imagined] * 2
+    assert reader.asked == [["--without-weights", "facebook--opt-1.3b.json"]]
+    assert provisional(imagined)
+    assert not provisional(planned.facts())
+
+
+@pytest.mark.parametrize(
+    ("model", "revision"),
+    [
+        ("facebook/opt-1.3b", None),  # without a revision it is a mistake, known or not
+        ("org/unknown", "main"),
+        ("../facebook--opt-1.3b", "main"),
+        ("zoo:opt", "main"),
+        ("a" * 5_000 + "/b", "main"),
+        ("a\0/b", "main"),
+    ],
+)
+def test_of_any_other_model_nothing_is_known_without_its_weights(
+    reader: Reader, model: str, revision: str | None
+) -> None:
+    assert symbolic(model, revision) is None
+    assert reader.asked == []
+
+
+def test_a_known_configuration_that_cannot_be_read_is_refused(reader: Reader) -> None:
+    reader.fails = "Killed"
+    with pytest.raises(ModelError, match="ended the process that did"):
+        symbolic("facebook/opt-1.3b", "main")
+
+
+def test_a_known_model_lies_under_its_own_name() -> None:
+    files = sorted(inspection.KNOWN.glob("*.json"))
+    assert len(files) == 4
+    for file in files:
+        assert json.loads(file.read_text())["id"].replace("/", "--") == file.stem
+
+
 def test_no_models_need_no_process(reader: Reader) -> None:
     assert facts([]) == []
     assert reader.asked == []
@@ -190,6 +252,8 @@ def test_a_folder_is_found_from_where_the_sweep_file_lies(
     mine = tmp_path / "models" / "mine"
     assert folder("models/mine", revision=None, base=tmp_path) == mine
     assert folder(str(mine), revision=None, base=Path("/")) == mine
+    assert folder(f"local-dir:{mine}", revision=None, base=Path("/")) == mine
+    assert folder("local-dir:models/mine", revision=None, base=tmp_path) == mine
     monkeypatch.setenv("HOME", str(tmp_path))
     assert folder("~/models/mine", revision=None, base=Path("/")) == mine
 
@@ -202,6 +266,7 @@ def test_a_folder_is_found_from_where_the_sweep_file_lies(
         ("/nowhere/mine", "there is no folder /nowhere/mine"),
         ("~/nowhere", "there is no folder"),
         ("mine", "there is no folder"),
+        ("local-dir:facebook/opt-125m", "there is no folder"),
         ("a/b/c", "there is no folder"),
         ("facebook/opt-125m", "as a hub id needs a `revision`"),
     ],
@@ -212,35 +277,3 @@ def test_a_model_that_is_not_there_is_refused_with_what_to_write(
     with pytest.raises(ModelError) as caught:
         folder(model, revision=None, base=tmp_path)
     assert said in str(caught.value)
-
-
-def test_a_hub_id_is_fetched_at_its_revision_and_never_with_pickles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, str, list[str], bool]] = []
-
-    def fetch(
-        model: str, *, revision: str, allow_patterns: list[str], local_files_only: bool
-    ) -> str:
-        asked.append((model, revision, allow_patterns, local_files_only))
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    for wanted in (False, True):  # planning downloads nothing
-        found = folder("facebook/opt-125m", revision="27dcfa7", base=tmp_path, fetch=wanted)
-        assert found == tmp_path
-    assert [local for *_, local in asked] == [True, False]
-    model, revision, patterns, _ = asked[0]
-    assert (model, revision) == ("facebook/opt-125m", "27dcfa7")
-    assert not any(p.endswith((".bin", ".pt", ".py")) for p in patterns)
-
-
-def test_a_hub_that_does_not_answer_is_told_with_what_to_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> str:
-        raise ConnectionError
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(ModelError, match=r"facebook/opt at 1 .*ConnectionError.*name the folder"):
-        folder("facebook/opt", revision="1", base=tmp_path, fetch=True)

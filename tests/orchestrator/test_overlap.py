@@ -1,5 +1,6 @@
 """No model is evaluated on what its statistics were collected on, by way of another source."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,35 @@ def test_the_split_that_is_collected_anyway_may_be_collected_under_another_name(
         {"collect": {"split": "train"}, "evaluate": {"split": "test"}}, statistics={"data": "other"}
     )
     made({}, statistics={"data": "other"})  # the first split is collected unless one is named
+
+
+def lines(folder: Path) -> dict[str, Any]:
+    rows = ({"set": "abc"[i % 3], "text": f"number {i} is a text " * 9} for i in range(12))
+    file = folder / "lines.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    return {"source": str(file)}
+
+
+def of_lines(one: dict[str, Any], two: dict[str, Any]) -> None:
+    raw = {"models": [{"id": "zoo:opt", "data": "own"}], "methods": ["mean"], "fractions": [1]}
+    given = {**raw, "data": {"own": one, "other": two}, "statistics": {"data": "other"}}
+    plan.make(parse(given), base=Path(), device="cpu")
+
+
+def test_the_halves_of_one_file_are_apart_under_any_name(tmp_path: Path) -> None:
+    of_lines(lines(tmp_path), lines(tmp_path))
+
+
+def test_filters_that_let_the_same_row_through_do_not_keep_roles_apart(tmp_path: Path) -> None:
+    splits = ("train", "test")
+    folder = tmp_path / "set"
+    for split in splits:
+        (folder / split).mkdir(parents=True)
+        lines(folder / split)
+    source = {"source": str(folder)}
+    ahead = {"collect": {"split": "train"}, "evaluate": {"split": "test"}}
+    turned = {"collect": {"split": "test"}, "evaluate": {"split": "train"}}
+    some = {"where": {"set": ["a", "b"]}}
+    with pytest.raises(SpecError, match=r"other collects the split 'test'"):
+        of_lines({**source, **ahead, **some}, {**source, **turned, "where": {"set": ["b", "c"]}})
+    of_lines({**source, **ahead, **some}, {**source, **turned, "where": {"set": ["c"]}})

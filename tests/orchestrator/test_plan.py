@@ -36,7 +36,6 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "b": planned.facts(digest="other weights", heads=3),
         "m": planned.facts("masked"),
         "i": planned.facts("image"),
-        "colour": planned.facts("image", image=(224, 224, 3)),
         "pickled": ModelError("it holds pytorch_model.bin alone; convert it to safetensors"),
     }
     planned.know(monkeypatch, known)
@@ -306,7 +305,7 @@ def test_a_model_takes_the_first_data_that_fits_it(base: Path) -> None:
         ({"models": ["none"]}, "models[0]", "there is no model none"),
         ({"models": ["a", "pickled"]}, "models[1]", "safetensors"),
         ({"data": {"t": {"source": "none.jsonl"}}}, "data.t.source", "there is no file"),
-        ({"data": {"t": {"source": "hf:x/y"}}}, "data.t.source", "not built yet"),
+        ({"data": {"t": {"source": "hf:x/y/z"}}}, "data.t.source", "hf:owner/name"),
         (
             {"data": {"t": {"source": "zoo:text", "collect": {"split": "trian"},
                             "evaluate": {"split": "test"}}}},
@@ -326,7 +325,11 @@ def test_a_model_takes_the_first_data_that_fits_it(base: Path) -> None:
             "models[0].data",
             "data source digits holds images, and the model takes text",
         ),
-        ({"models": ["colour"], "data": DIGITS}, "models[0]", "8 x 8 grey images"),
+        (
+            {"data": {"t": {"source": "documents.jsonl", "stride": 32}}},
+            "models[0]",
+            "asks for a stride of 32, and a window holds 31 tokens",
+        ),
         (
             {"data": {"t": {"source": "documents.jsonl", "sequence_length": 33}}},
             "models[0]",

@@ -1,7 +1,10 @@
 """What the models are fed: read back from the tables, as anyone would."""
 
+import json
+import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +16,24 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from orchestrator import prepare, sources
-from orchestrator.prepare import PrepareError, Window
+from orchestrator.cutting import Window, in_turns
+from orchestrator.documents import Broken, Document, Kind, Source
+from orchestrator.prepare import PrepareError
 from orchestrator.selecting import selection
-from orchestrator.sources import Document, Source
 from orchestrator.store import Store
 from orchestrator.tasks import Task
 from tests.orchestrator import planned
+from workers.images import fed, transform
 from workers.messages import NOT_SCORED, ModelFacts
 
 WINDOW = 32
-WORDS = ["un", "deux", "trois", "été", "日本", "naïve", "x"]
+WORDS = ["un", "deux", "trois", "été", "日本", "naïve", "x", *(f"word{i}" for i in range(200))]
+VOCABULARY = 220
 IDS = {**planned.SPECIALS, **{word: 10 + i for i, word in enumerate(WORDS)}}
 
 
-def text(words: int, start: int = 0) -> str:
-    return " ".join(WORDS[(start + i) % len(WORDS)] for i in range(words))
+def text(words: int, seed: str = "") -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=words))
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +45,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer = Tokenizer(models.WordLevel(IDS, unk_token="unk"))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         tokenizer.save(str(folder / model / "tokenizer.json"))
+    (folder / "image" / "config.json").write_text(
+        '{"architectures": ["ViTForImageClassification"]}'
+    )
+    size = {"height": 8, "width": 8}
+    said = {"image_processor_type": "ViTImageProcessor", "size": size}
+    (folder / "image" / "preprocessor_config.json").write_text(json.dumps(said))
     return folder
 
 
@@ -51,15 +63,28 @@ class Bench:
         self.know()
 
     def know(self, **others: ModelFacts) -> None:
-        known = {m: planned.facts(m, vocabulary=40) for m in ("causal", "masked", "image")}
-        known["causal"] = planned.facts("causal", window=WINDOW, vocabulary=40)
+        known = {m: planned.facts(m, vocabulary=VOCABULARY) for m in ("causal", "masked", "image")}
+        known["causal"] = planned.facts("causal", window=WINDOW, vocabulary=VOCABULARY)
         planned.know(self.patch, known | others, self.checkpoint)
 
-    def source(self, documents: list[Document], splits: tuple[str, ...] = ()) -> None:
-        kind = "images" if documents[0].image is not None else "text"
+    def source(
+        self,
+        documents: Sequence[Document | Broken],
+        splits: tuple[str, ...] = (),
+        *,
+        streaming: bool = False,
+    ) -> None:
+        first = next(d for d in documents if isinstance(d, Document))
+        kind: Kind = "images" if first.image is not None else "pairs" if first.answer else "text"
         file = self.folder / "source"
         file.write_text(repr(documents))
-        made = Source(kind=kind, files=(file,), splits=splits, read=lambda: iter(documents))
+        made = Source(
+            kind=kind,
+            files=(file,),
+            splits=splits,
+            read=lambda: iter(documents),
+            streaming=streaming,
+        )
         self.patch.setattr(sources, "find", lambda *_, **__: made)
 
     def tasks(self, model: str, kind: str, data: dict[str, Any], **changes: Any) -> list[Task]:
@@ -73,7 +98,8 @@ class Bench:
         self.store = Store.open(self.folder / f"run-{self.runs}")
         said = prepare.data(task, self.store)
         table = self.store.table(task.file)
-        assert said == {"sequences": table.num_rows}
+        assert said.pop("sequences") == table.num_rows
+        self.left_out = said
         assert self.store.recipe(task.file) == task.name
         return table
 
@@ -86,7 +112,11 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> 
 def documents(count: int, words: int = 100, split: str | None = None) -> list[Document]:
     """Return texts that all differ, of this many words."""
     return [
-        Document(name=f"{split} {i}", split=split, text=f"unseen{split}{i} " + text(words - 1, i))
+        Document(
+            name=f"{split} {i}",
+            split=split,
+            text=f"unseen{split}{i} " + text(words - 1, f"{split} {i}"),
+        )
         for i in range(count)
     ]
 
@@ -166,7 +196,7 @@ def made(document: int, count: int) -> list[Window]:
 @given(st.lists(st.integers(0, 4), max_size=12), st.integers(1, 20))
 def test_few_windows_are_the_first_of_many(counts: list[int], limit: int) -> None:
     def taken(at_most: int) -> list[tuple[str, int]]:
-        windows = prepare._turns((made(i, n) for i, n in enumerate(counts)), at_most)
+        windows = in_turns((made(i, n) for i, n in enumerate(counts)), at_most)
         return [(w.document, int(w.input[0])) for w in windows]
 
     everything = taken(1000)
@@ -183,7 +213,7 @@ def test_no_more_documents_are_looked_at_than_the_first_turn_needs() -> None:
             looked_at.append(i)
             yield made(i, i % 2)  # every other one is too short for a window
 
-    assert len(prepare._turns(documents_with_windows(), 3)) == 3
+    assert len(in_turns(documents_with_windows(), 3)) == 3
     assert len(looked_at) <= 7
 
 
@@ -259,7 +289,7 @@ def test_a_masked_input_is_corrupted_between_its_special_tokens_alone(
 
 def test_a_model_without_bos_has_the_same_windows_whatever_is_asked(bench: Bench) -> None:
     bare = {k: v for k, v in planned.SPECIALS.items() if k != "bos"}
-    bench.know(causal=planned.facts("causal", window=WINDOW, vocabulary=40, specials=bare))
+    bench.know(causal=planned.facts("causal", window=WINDOW, vocabulary=VOCABULARY, specials=bare))
     bench.source(documents(6))
     tables = [bench.data("causal", {"bos": bos}) for bos in ("every_window", "first", "none")]
     assert all(table.equals(tables[0]) for table in tables)
@@ -341,6 +371,99 @@ def test_a_source_with_too_little_text_is_refused(bench: Bench) -> None:
         bench.data("causal")
 
 
+def test_rows_that_are_broken_are_skipped_counted_and_listed(bench: Bench) -> None:
+    broken = [Broken(where=f"a.jsonl, line {i}", why="no text") for i in range(30)]
+    made = documents(40)
+    bench.source([*made[:20], *broken, *made[20:]])
+    table = bench.data("causal", EVERYTHING)
+    assert len(by_role(table)["collect"] | by_role(table)["evaluate"]) == 40
+    assert bench.left_out["skipped"] == 30
+    assert bench.left_out["broken"] == [f"a.jsonl, line {i}: no text" for i in range(20)]
+
+
+def version(document: Document) -> Document:
+    """Return a later version of a text: another beginning, another word here and there."""
+    words = str(document.text).split(" ")
+    words[::30] = ["changed"] * len(words[::30])
+    return Document(name=f"later {document.name}", split="test", text=" ".join(words))
+
+
+def test_a_near_duplicate_of_what_is_collected_is_not_evaluated(bench: Bench) -> None:
+    train, test = documents(6, split="train"), documents(6, split="test")
+    bench.source([*train, *map(version, train[:4]), *test], ("train", "test"))
+    table = bench.data("causal")
+    assert by_role(table)["evaluate"] == {d.name for d in test}
+    assert bench.left_out == {"duplicates": 4}
+
+
+def test_near_duplicates_are_kept_where_that_is_asked_and_equal_texts_are_not(
+    bench: Bench,
+) -> None:
+    train = documents(6, split="train")
+    later = [version(d) for d in train]
+    bench.source([*train, *later, _renamed(train[0], "test")], ("train", "test"))
+    with pytest.raises(PrepareError, match=r"7 are nearly documents that are collected.*keep"):
+        bench.data("causal")
+    roles = by_role(bench.data("causal", {"near_duplicates": "keep"}))
+    assert roles["evaluate"] == {d.name for d in later}
+
+
+def test_a_window_that_is_also_collected_is_not_evaluated(bench: Bench) -> None:
+    licence = text(WINDOW - 1, "the same in all")
+    made = [
+        Document(name=f"{s} {i}", split=s, text=f"{licence} {text(200, f'{s} {i}')}")
+        for s in ("train", "test")
+        for i in range(4)
+    ]
+    bench.source(made, ("train", "test"))
+    table = bench.data("causal", EVERYTHING)
+    rows = table.to_pylist()
+    fed = {role: [tuple(r["input"]) for r in rows if r["role"] == role] for role in by_role(table)}
+    assert len(set(fed["collect"])) == len(fed["collect"]) - 3
+    assert not set(fed["collect"]) & set(fed["evaluate"])
+    assert len(by_role(table)["evaluate"]) == 4
+    assert bench.left_out == {"duplicate_windows": 4}
+
+
+def test_documents_too_short_for_a_window_are_counted(bench: Bench) -> None:
+    bench.source([*documents(30), *(documents(5, 3, "short"))])
+    bench.data("causal", EVERYTHING)
+    assert bench.left_out == {"too_short": 5}
+
+
+def test_windows_that_overlap_score_every_word_once(bench: Bench) -> None:
+    train, test = documents(3, split="train"), documents(3, 100, "test")
+    bench.source([*train, *test], ("train", "test"))
+    rows = bench.data("causal", {"stride": 10, "evaluate": {"sequences": 999}}).to_pylist()
+    for document in test:
+        mine = [r for r in rows if r["document"] == document.name]
+        assert len(mine) == 1 + -(-(100 - (WINDOW - 1)) // 10)
+        scored = [t for r in mine for t in r["target"] if t != NOT_SCORED]
+        assert scored == [IDS.get(word, IDS["unk"]) for word in str(document.text).split(" ")]
+        assert sum(r["bytes"] for r in mine) == len(str(document.text).encode())
+    assert sum(r["role"] == "collect" for r in rows) == 3 * 3  # these never overlap
+
+
+def test_no_more_of_a_stream_is_read_than_both_roles_need(bench: Bench) -> None:
+    read: list[int] = []
+
+    def endless() -> Iterator[Document]:
+        for i, document in enumerate(documents(3000, 40)):
+            read.append(i)
+            yield document
+
+    few = {"collect": {"sequences": 8}, "evaluate": {"sequences": 4}}
+    bench.source(documents(1), streaming=True)
+    source = replace(sources.find(""), read=endless)
+    bench.patch.setattr(sources, "find", lambda *_, **__: source)
+    table = bench.data("causal", few)
+    read.clear()
+    assert bench.data("causal", few).equals(table)
+    assert len(read) < 400
+    assert Counter(table["role"].to_pylist()) == {"collect": 8, "evaluate": 4}
+    assert max(int(name.split()[1]) for name in table["document"].to_pylist()) < 60
+
+
 def images(count: int, split: str) -> list[Document]:
     draw = np.random.default_rng([count, len(split)])
     return [
@@ -372,6 +495,62 @@ def test_an_image_in_both_splits_is_never_evaluated(bench: Bench) -> None:
     leaked = Document(name="leaked", split="test", image=train[0].image, target=0)
     bench.source([*train, leaked, *test], ("train", "test"))
     assert by_role(bench.data("image"))["evaluate"] == {d.name for d in test}
+
+
+def test_images_of_any_size_are_made_the_models(bench: Bench) -> None:
+    draw = np.random.default_rng(0)
+    shapes = [(40, 30, 3), (9, 20, 1), (8, 8, 4), (100, 64, 3)]
+    made = [
+        Document(
+            name=f"{split} {i}",
+            split=split,
+            image=draw.integers(0, 256, shape, dtype=np.uint8),
+            target=0,
+        )
+        for split in ("train", "test")
+        for i, shape in enumerate(shapes)
+    ]
+    bench.source(made, ("train", "test"))
+    rows = {r["document"]: r for r in bench.data("image").to_pylist()}
+    how = transform(bench.checkpoint / "image", (8, 8, 1))
+    for document in made:
+        row = rows[document.name]
+        assert document.image is not None
+        assert row["shape"] == [8, 8, 1]
+        assert row["image"] == fed(document.image, how).ravel().tolist()
+
+
+@pytest.mark.parametrize("target", [10, -1, None])
+def test_a_class_that_the_head_does_not_have_is_refused_by_name(
+    bench: Bench, target: int | None
+) -> None:
+    bench.know(image=planned.facts("image", vocabulary=10))
+    odd = Document(name="odd one", split="test", image=images(9, "odd")[8].image, target=target)
+    bench.source([*images(4, "train"), *images(4, "test"), odd], ("train", "test"))
+    with pytest.raises(PrepareError, match=rf"'odd one' is of class {target}, .* 0 to 9"):
+        bench.data("image")
+
+
+def test_paired_prompts_are_made_a_table_of_their_own(bench: Bench) -> None:
+    made = [
+        Document(
+            name=f"pair {i}",
+            split=None,
+            text=text(20, f"pair {i}"),
+            donor=text(20, f"donor {i}"),
+            answer=" " + WORDS[0],
+            wrong=(" " + WORDS[1],),
+        )
+        for i in range(20)
+    ]
+    twins = [replace(d, name=f"twin of {d.name}") for d in made]
+    bench.source([*made, *twins])
+    table = bench.data("causal", EVERYTHING)
+    assert {"donor", "wrong"} <= set(table.column_names)
+    roles = by_role(table)
+    assert roles["collect"]
+    assert roles["evaluate"]
+    assert len(roles["collect"] | roles["evaluate"]) == 40
 
 
 def test_a_mask_is_an_order_of_every_layer_and_the_same_for_every_model(bench: Bench) -> None:

@@ -60,7 +60,7 @@ def test_a_shared_store_is_a_folder_or_a_uri() -> None:
         ({"models": [{"dtype": "float32"}]}, "models[0].id", "must be given"),
         ({"models": [{"id": "x", "dtyp": "float32"}]}, "models[0].dtyp", "did you mean 'dtype'"),
         ({"models": [{"id": "x", "dtype": "int8"}]}, "models[0].dtype", "found 'int8'"),
-        ({"models": [{"id": "x", "shards": 2}]}, "models[0].shards", "found 2"),
+        ({"models": [{"id": "x", "shards": 0}]}, "models[0].shards", "found 0"),
         ({"models": [{"id": "x", "data": "web"}]}, "models[0].data", "no data source is named"),
         ({"models": ["zoo:opt", "zoo:opt"]}, "models[1]", "stands here twice"),
         ({"methods": []}, "methods", "give at least one"),
@@ -172,6 +172,8 @@ def test_a_shared_store_is_a_folder_or_a_uri() -> None:
         ({"evaluation": {"batch_tokens": "many"}}, "evaluation.batch_tokens", "found 'many'"),
         ({"cluster": {"device": "tpu"}}, "cluster.device", "found 'tpu'"),
         ({"cluster": {"workers": 0}}, "cluster.workers", "found 0"),
+        ({"cluster": {"device_memory": -1}}, "cluster.device_memory", "found -1"),
+        ({"cluster": {"device_memory": "0GB"}}, "cluster.device_memory", "found '0GB'"),
     ],
 )
 def test_a_mistake_is_named_with_its_path_and_what_to_do(

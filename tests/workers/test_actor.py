@@ -175,6 +175,7 @@ def test_a_replica_describes_what_it_computes_with(replica: Replica) -> None:
         "device",
         "threads",
         "dtype",
+        "attention",
     }
     assert (said["torch"], said["dtype"]) == (torch.__version__, "float32")
     assert said["threads"] == "1" == str(torch.get_num_threads())

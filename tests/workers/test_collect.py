@@ -44,10 +44,10 @@ def looked_up(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr(collecting, "recording", recording)
     monkeypatch.setattr(collecting, "hidden", hidden)
-    linears = [SimpleNamespace(in_features=NEURONS)] * LAYERS
-    monkeypatch.setattr(collecting, "projections", lambda model, site: linears)
-    facts = SimpleNamespace(layers=LAYERS, modality="causal", window=64)
-    return SimpleNamespace(facts=facts, device=CPU, ran=[])
+    facts = SimpleNamespace(
+        layers=LAYERS, modality="causal", window=64, neurons_at=lambda site: NEURONS
+    )
+    return SimpleNamespace(facts=facts, device=CPU, ran=[], ref=SimpleNamespace(shards=1))
 
 
 def batch(lengths: list[int], padded_to: int, *, seed: int = 0) -> Batch:

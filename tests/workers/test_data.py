@@ -206,6 +206,32 @@ def test_a_window_with_room_for_specials_alone_is_refused() -> None:
         windows(np.arange(9), length=2, bos=0, eos=2, shortest=1)
 
 
+@given(st.integers(0, 200), st.integers(2, 40), st.integers(1, 40), st.booleans())
+def test_windows_with_a_stride_begin_every_so_many_tokens_and_end_with_the_document(
+    count: int, length: int, stride: int, opened: bool
+) -> None:
+    ids, room = np.arange(10, 10 + count), length - opened
+    bos = 1 if opened else None
+    if stride > room:
+        with pytest.raises(ValueError, match=f"Ask for a stride from 1 to {room}"):
+            windows(ids, length=length, bos=bos, eos=None, shortest=0, stride=stride)
+        return
+    cut = windows(ids, length=length, bos=bos, eos=None, shortest=0, stride=stride)
+    assert bool(cut) == bool(count)
+    for i, window in enumerate(cut):
+        expected = ids[i * stride : i * stride + room]
+        assert window.tolist() == [*([1] * opened), *expected]
+        last = i == len(cut) - 1
+        assert (10 + count - 1 in expected) == last  # no window after it has anything new
+
+
+def test_a_token_that_an_earlier_window_scored_is_not_scored_again() -> None:
+    ids = np.array([5, 6, 7, 8])
+    assert causal_targets(ids).tolist() == [6, 7, 8, NOT_SCORED]
+    assert causal_targets(ids, 1).tolist() == [6, 7, 8, NOT_SCORED]
+    assert causal_targets(ids, 3).tolist() == [NOT_SCORED, NOT_SCORED, 8, NOT_SCORED]
+
+
 def test_a_causal_target_is_the_next_token() -> None:
     assert causal_targets(np.array([0, 7, 8, 9])).tolist() == [7, 8, 9, NOT_SCORED]
     assert causal_targets(np.array([5])).tolist() == [NOT_SCORED]

@@ -18,6 +18,7 @@ import transformers
 from torch import Tensor, nn
 
 from tests.workers import tiny
+from workers.building import attention
 from workers.hooks import (
     hidden,
     logits,
@@ -31,6 +32,7 @@ from workers.loading import Model, load
 from workers.messages import Batch, Site
 
 families = pytest.mark.parametrize("name", tiny.NAMES)
+every = pytest.mark.parametrize("name", tiny.EVERY)
 sites = pytest.mark.parametrize("site", ["attn_pre_out", "mlp_mid"])
 
 PROJECTION = {  # written out again, so that a wrong row cannot agree with itself
@@ -44,7 +46,28 @@ PROJECTION = {  # written out again, so that a wrong row cannot agree with itsel
     ("vit", "mlp_mid"): "vit.layers.{}.mlp.fc2",
     ("timm-vit", "attn_pre_out"): "blocks.{}.attn.proj",
     ("timm-vit", "mlp_mid"): "blocks.{}.mlp.fc2",
+    ("gpt2", "attn_pre_out"): "transformer.h.{}.attn.c_proj",
+    ("gpt2", "mlp_mid"): "transformer.h.{}.mlp.c_proj",
+    ("gpt-neox", "attn_pre_out"): "gpt_neox.layers.{}.attention.dense",
+    ("gpt-neox", "mlp_mid"): "gpt_neox.layers.{}.mlp.dense_4h_to_h",
+    ("gpt-j", "attn_pre_out"): "transformer.h.{}.attn.out_proj",
+    ("gpt-j", "mlp_mid"): "transformer.h.{}.mlp.fc_out",
+    ("phi", "attn_pre_out"): "model.layers.{}.self_attn.dense",
+    ("phi", "mlp_mid"): "model.layers.{}.mlp.fc2",
+    ("bert", "attn_pre_out"): "bert.encoder.layer.{}.attention.output.dense",
+    ("bert", "mlp_mid"): "bert.encoder.layer.{}.output.dense",
+    ("distilbert", "attn_pre_out"): "distilbert.transformer.layer.{}.attention.out_lin",
+    ("distilbert", "mlp_mid"): "distilbert.transformer.layer.{}.ffn.lin2",
+    ("deit", "attn_pre_out"): "deit.layers.{}.attention.o_proj",
+    ("deit", "mlp_mid"): "deit.layers.{}.mlp.fc2",
+    ("timm-eva", "attn_pre_out"): "blocks.{}.attn.proj",
+    ("timm-eva", "mlp_mid"): "blocks.{}.mlp.fc2",
+    ("timm-eva-split", "attn_pre_out"): "blocks.{}.attn.proj",
+    ("timm-eva-split", "mlp_mid"): "blocks.{}.mlp.fc2",
 }
+for _like_llama in ("llama", "gemma", "gemma2", "gemma3", "qwen2", "qwen3", "olmo2", "phi3"):
+    PROJECTION[_like_llama, "attn_pre_out"] = "model.layers.{}.self_attn.o_proj"
+    PROJECTION[_like_llama, "mlp_mid"] = "model.layers.{}.mlp.down_proj"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +87,9 @@ def library(model: Model, batch: Batch) -> Tensor:
     with torch.no_grad():
         if batch.attended is not None:
             architecture = json.loads((Path(folder) / "config.json").read_text())["architectures"]
-            module = getattr(transformers, architecture[0]).from_pretrained(folder)
+            module = getattr(transformers, architecture[0]).from_pretrained(
+                folder, attn_implementation=attention(model.module)
+            )
             answer = module(
                 input_ids=torch.from_numpy(batch.inputs),
                 attention_mask=torch.from_numpy(batch.attended).long(),
@@ -75,11 +100,12 @@ def library(model: Model, batch: Batch) -> Tensor:
         if model.family.library == "timm":
             timms = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
             return torch.as_tensor(timms(seen_SCHW))
-        module = transformers.ViTForImageClassification.from_pretrained(folder)
+        architecture = type(model.module).__name__
+        module = getattr(transformers, architecture).from_pretrained(folder)
         return torch.as_tensor(module(pixel_values=seen_SCHW).logits)
 
 
-@families
+@every
 def test_the_head_on_hidden_states_is_bit_equal_to_the_librarys_own_forward(
     name: str, made: Callable[[str], Model]
 ) -> None:
@@ -144,7 +170,7 @@ def test_neither_padding_nor_its_token_nor_company_changes_a_sequence(
         assert torch.allclose(hidden(model, alone)[0], together[s, attended_T], atol=2e-5)
 
 
-@families
+@every
 @sites
 def test_a_recording_is_what_each_projection_receives(
     name: str, site: Site, made: Callable[[str], Model]
@@ -156,7 +182,7 @@ def test_a_recording_is_what_each_projection_receives(
         model.module.get_submodule(PROJECTION[name, site].format(layer)).register_forward_pre_hook(
             lambda module, args: expected.append(args[0].clone())
         )
-        for layer in range(3)
+        for layer in range(model.facts.layers)
     ]
     found: list[tuple[int, Tensor]] = []
     with recording(model, site, lambda layer, x_STN: found.append((layer, x_STN.clone()))):
@@ -165,7 +191,7 @@ def test_a_recording_is_what_each_projection_receives(
         handle.remove()
     positions = model.facts.window
     neurons = projections(model, site)[0].in_features
-    assert [layer for layer, _ in found] == [0, 1, 2]
+    assert [layer for layer, _ in found] == list(range(model.facts.layers))
     for (_, x_STN), x in zip(found, expected, strict=True):
         assert x_STN.shape == (len(batch.sequence), positions, neurons)
         assert torch.equal(x_STN.reshape(x.shape), x)

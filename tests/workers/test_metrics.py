@@ -33,6 +33,7 @@ def score(
     marks_ST: NDArray[np.uint8] | None = None,
     masked: bool = False,
     bare_STD: Tensor | None = None,
+    wrong_SW: NDArray[np.int64] | None = None,
 ) -> Sums:
     """Score one cell of a batch by itself."""
     scoring = Scoring(
@@ -43,6 +44,7 @@ def score(
         device=hidden_STD.device,
         marks_ST=marks_ST,
         masked=masked,
+        wrong_SW=wrong_SW,
     )
     (measured_QM,) = scoring.measure([hidden_STD], bare_STD)
     return scoring.sums(measured_QM)
@@ -223,10 +225,12 @@ def test_what_does_not_apply_is_none() -> None:
         return {name for name in Sums.__slots__ if getattr(sums, name) is None}
 
     rare, mask = {"tokens_rare", "top1_rare"}, {"tokens_mask", "top1_mask", "loss_mask"}
-    assert absent() == rare | mask | {"kl"}
-    assert absent(marks_ST=marks_ST) == mask | {"kl"}
-    assert absent(marks_ST=marks_ST, masked=True) == {"kl"}
-    assert absent(bare_STD=hidden_STD) == rare | mask
+    pairs = {"logit_diff", "choice"}
+    assert absent() == rare | mask | pairs | {"kl"}
+    assert absent(marks_ST=marks_ST) == mask | pairs | {"kl"}
+    assert absent(marks_ST=marks_ST, masked=True) == pairs | {"kl"}
+    assert absent(bare_STD=hidden_STD) == rare | mask | pairs
+    assert absent(wrong_SW=np.full((S, 1), 3)) == rare | mask | {"kl"}
 
 
 @given(st.integers(0, 1000), st.integers(1, S * T + 2))
@@ -468,3 +472,78 @@ def test_in_which_blocks_a_cpu_looks_at_logits_changes_no_bit(
     monkeypatch.setattr(metrics, "BLOCK_BYTES", size)
     (cut_QM,) = scoring_of(head_VD, targets_ST, S * T).measure([hidden_STD], bare_STD)
     assert torch.equal(cut_QM, whole_QM)
+
+
+def against(
+    logits_SV: list[list[float]], target_S: list[int], wrong_SW: list[list[int]]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the differences and choices of prompts scored at one position, its logits given."""
+    logits = torch.tensor(logits_SV)
+    sums = score(
+        lambda hidden_MD: logits.clone(),
+        torch.zeros(len(target_S), 1, D),
+        np.array(target_S)[:, None],
+        vocabulary=len(logits_SV[0]),
+        budget=1 << 20,
+        wrong_SW=np.array(wrong_SW),
+    )
+    assert sums.logit_diff is not None
+    assert sums.choice is not None
+    return sums.logit_diff, sums.choice
+
+
+def test_an_answer_is_set_against_the_mean_of_the_wrong_ones_and_must_be_above_each() -> None:
+    diff, choice = against(
+        [[3.0, 1.0, 2.0, 9.0], [3.0, 4.0, 0.0, 9.0], [3.0, 1.0, 2.0, 9.0]],
+        [0, 0, 0],
+        [[1, 2], [1, 2], [2, NOT_SCORED]],
+    )
+    assert diff.tolist() == [3 - 1.5, 3 - 2, 3 - 2]
+    assert choice.tolist() == [1, 0, 1]  # the second is above the mean, and not above token 1
+
+
+def test_an_answer_that_only_equals_a_wrong_one_is_not_above_it() -> None:
+    diff, choice = against([[2.0, 2.0], [2.0, 2.0]], [0, 1], [[1], [0]])
+    assert diff.tolist() == [0, 0]
+    assert choice.tolist() == [0, 0]
+
+
+def test_a_difference_without_a_number_is_left_out_and_never_a_right_choice() -> None:
+    nan, inf = float("nan"), float("inf")
+    diff, choice = against([[3.0, nan], [-inf, -inf], [3.0, 1.0]], [0, 0, 0], [[1], [1], [1]])
+    assert diff.tolist() == [0, 0, 2]
+    assert choice.tolist() == [0, 0, 1]
+
+
+@given(st.integers(0, 1000), st.integers(1, S * T + 2), st.booleans())
+@settings(deadline=None)
+def test_differences_are_those_of_plain_numpy_whatever_the_budget(
+    seed: int, rows: int, kl: bool
+) -> None:
+    hidden_STD, head_VD, targets_ST = drawn(seed)
+    wrong_SW = np.random.default_rng(seed).integers(0, V, (S, 3))
+    wrong_SW[0, 1:] = NOT_SCORED
+    found = score(
+        lambda hidden_MD: hidden_MD @ head_VD.T,
+        hidden_STD,
+        targets_ST,
+        vocabulary=V,
+        budget=4 * V * rows,
+        bare_STD=hidden_STD if kl else None,
+        wrong_SW=wrong_SW,
+    )
+    assert found.logit_diff is not None
+    assert found.choice is not None
+    logits_STV = hidden_STD.double().numpy() @ head_VD.double().numpy().T
+    for s in range(S):
+        wrong_W = wrong_SW[s][wrong_SW[s] >= 0]
+        at = [(t, v) for t, v in enumerate(targets_ST[s]) if v != NOT_SCORED]
+        diffs = [logits_STV[s, t, v] - logits_STV[s, t, wrong_W].mean() for t, v in at]
+        # In float32 a token's logit equals itself; in numpy's sums of another order it need not.
+        above = [
+            v not in wrong_W and logits_STV[s, t, v] > logits_STV[s, t, wrong_W].max()
+            for t, v in at
+        ]
+        assert found.logit_diff[s] == pytest.approx(sum(diffs), rel=1e-5, abs=1e-5)
+        assert found.choice[s] == sum(above)
+    assert (found.kl is not None) == kl

@@ -4,6 +4,11 @@ Weights are drawn so that every layer matters (no bias is zero, attention is not
 uniform), otherwise a test of ablation could pass on a model that has nothing to
 ablate. Mistral has fewer key than query heads and neurons that outnumber d_model.
 
+Most tests look at the five families of `NAMES`, one of each kind; tests of what a row
+says look at `EVERY`, whose other models have two layers. Between them they have what
+families can differ in: one key-value head (Gemma), fused projections in both layouts,
+norms between heads and projection (timm-eva-split), parallel blocks, capped logits.
+
 Shapes: S sequences, T positions.
 """
 
@@ -15,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import timm
 import torch
+import transformers
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
@@ -30,10 +36,12 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from workers.families import FAMILIES
 from workers.loading import Model, facts, load
 from workers.messages import NOT_SCORED, Batch, ModelRef
 
 NAMES = ("opt", "mistral", "roberta", "vit", "timm-vit")
+EVERY = (*NAMES, *(family.name for family in FAMILIES if family.name not in NAMES))
 VOCABULARY, WINDOW, CLASSES, SIZE = 61, 16, 7, 16
 BOS, PAD, EOS, MASK = 0, 1, 2, 3
 
@@ -51,11 +59,11 @@ TEXT: dict[str, Any] = {
 def folder(name: str, parent: Path) -> Path:
     """Write the tiny model of a family below `parent` and return its folder."""
     path = parent / name
-    if name == "timm-vit":
+    if name in TIMM:
         _save_timm(path)
     else:
         _drawn(_build(name)).save_pretrained(path)  # type: ignore[operator]
-        if name == "vit":
+        if name in ("vit", "deit"):
             said = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "rescale_factor": 1 / 255}
             (path / "preprocessor_config.json").write_text(json.dumps(said))
     return path
@@ -128,7 +136,58 @@ def batch(of: Model, sequences: NDArray[np.int64] | list[int], *, seed: int = 0)
     return Batch(sequence=number_S, inputs=inputs_ST, attended=attended_ST, targets=targets_ST)
 
 
+_SMALL = TEXT | {
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": WINDOW,
+}
+_WIDE = _SMALL | {"num_key_value_heads": 2, "head_dim": 12}
+_CAPPED = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"n_inner": 48}),
+    "gpt-neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", {}),
+    "gpt-j": ("GPTJForCausalLM", "GPTJConfig", {"n_inner": 48, "rotary_dim": 4}),
+    "llama": ("LlamaForCausalLM", "LlamaConfig", {"num_key_value_heads": 2}),
+    "gemma": ("GemmaForCausalLM", "GemmaConfig", _WIDE | {"num_key_value_heads": 1}),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        "Gemma2Config",
+        _WIDE | _CAPPED | {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 3.0},
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        _WIDE | _CAPPED | {"final_logit_softcapping": 4.0},
+    ),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", {"num_key_value_heads": 2}),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", _WIDE),
+    "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", {"num_key_value_heads": 2}),
+    "phi": ("PhiForCausalLM", "PhiConfig", {}),
+    "phi3": ("Phi3ForCausalLM", "Phi3Config", {"num_key_value_heads": 2}),
+    "bert": ("BertForMaskedLM", "BertConfig", {}),
+    "distilbert": ("DistilBertForMaskedLM", "DistilBertConfig", {"hidden_dim": 48}),
+}
+"""Class, class of its configuration, and what that says beside `_SMALL`."""
+
+
 def _build(name: str) -> PreTrainedModel:
+    if name in OTHERS:
+        architecture, configuration, said = OTHERS[name]
+        config = getattr(transformers, configuration)(**_SMALL | said)
+        made: PreTrainedModel = getattr(transformers, architecture)(config)
+        return made
+    if name == "deit":
+        return transformers.DeiTForImageClassification(
+            transformers.DeiTConfig(
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=48,
+                image_size=SIZE,
+                patch_size=4,
+                num_labels=CLASSES,  # type: ignore[call-arg]
+            )
+        )
     if name == "opt":
         return OPTForCausalLM(
             OPTConfig(**TEXT, word_embed_proj_dim=32, ffn_dim=48, max_position_embeddings=WINDOW)
@@ -165,15 +224,22 @@ def _build(name: str) -> PreTrainedModel:
     )
 
 
+TIMM = {
+    "timm-vit": "vit_tiny_patch16_224",
+    "timm-eva": "eva02_tiny_patch14_224",
+    "timm-eva-split": "eva02_base_patch16_clip_224",
+}
+
+
 def _save_timm(path: Path) -> None:
     arguments: dict[str, Any] = {
         "img_size": SIZE,
         "patch_size": 4,
         "embed_dim": 32,
-        "depth": 3,
+        "depth": 3 if path.name == "timm-vit" else 2,
         "num_heads": 4,
     }
-    name = "vit_tiny_patch16_224"
+    name = TIMM[path.name]
     module = _drawn(timm.create_model(name, pretrained=False, num_classes=CLASSES, **arguments))
     config = {
         "architecture": name,
@@ -197,6 +263,6 @@ def _drawn(module: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, parameter in sorted(module.named_parameters()):
             parameter.normal_(0, 0.2, generator=generator)
-            if "norm" in name.lower() and name.endswith("weight"):
+            if ("norm" in name.lower() or "ln_" in name) and name.endswith("weight"):
                 parameter.add_(1)
     return module
