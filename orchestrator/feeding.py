@@ -15,6 +15,7 @@ from orchestrator.sections import DataSpec
 from orchestrator.sources import DIGITS_SHAPE
 from workers.images import TransformError, transform
 from workers.messages import ModelFacts, ModelRef
+from workers.tokenising import unreadable
 
 
 def told(data: DataSpec, ref: ModelRef) -> dict[str, object]:
@@ -45,6 +46,8 @@ def misfit(ref: ModelRef, data: DataSpec, source: Source) -> str | None:
         return "holds paired prompts, and the model hides tokens of what it reads"
     if facts.image is not None:
         return _image_misfit(ref, data)
+    if Path(ref.folder).is_dir() and (why := unreadable(Path(ref.folder))) is not None:
+        return f"is text, and {why}"
     if data.sequence_length is not None and data.sequence_length > facts.window:
         return f"asks for {data.sequence_length} positions; the model takes {facts.window} at most"
     return _cut_misfit(facts, data)

@@ -10,6 +10,7 @@ times. A file that changed within the last seconds is never believed to be settl
 """
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,8 @@ def digest(files: Sequence[Path], identity: str) -> str:
         # Named so since the first version; one file needs no name to be told from others.
         own = [bytes.fromhex(digests.of_file(file)) for file in files]
         return hashlib.sha256(b"".join(own)).hexdigest()
-    return hashlib.sha256(f"{_folder(files)}\0{identity}".encode()).hexdigest()
+    told = f"{_folder(files)}\0{identity}".encode("utf-8", "surrogateescape")
+    return hashlib.sha256(told).hexdigest()
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -48,6 +50,29 @@ def walk(folder: Path) -> Iterator[Path]:
             yield from walk(Path(entry.path))
         elif entry.is_file():  # no device and no pipe
             yield Path(entry.path)
+
+
+def saved(files: Sequence[Path]) -> list[Path]:
+    """Return the files without what `datasets` keeps beside a set that it saved (`cache-*.arrow`).
+
+    Where a `state.json` lists the files of a set, those of its folder are the set. Raises
+    ValueError where one of them is gone.
+    """
+    listed: dict[Path, set[str]] = {}
+    for state in (file for file in files if file.name == "state.json"):
+        with suppress(ValueError, KeyError, TypeError):  # somebody else's
+            told = json.loads(state.read_bytes())["_data_files"]
+            listed[state.parent] = {one["filename"] for one in told}
+    for folder, names in listed.items():
+        gone = next((name for name in sorted(names) if not (folder / name).is_file()), None)
+        if gone is not None:
+            raise ValueError(f"{folder / 'state.json'} lists {gone!r}, which is not there")
+    return [
+        file
+        for file in files
+        if not (file.name.endswith(".arrow") and file.parent in listed)
+        or file.name in listed[file.parent]
+    ]
 
 
 def _folder(files: Sequence[Path]) -> str:

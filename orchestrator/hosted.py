@@ -29,6 +29,8 @@ ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 BATCH = 64
 """Rows taken at once: they may be images."""
+LARGEST = 2**28
+"""Bytes of an image's file that is read."""
 SECONDS = 30.0
 """How long the hub may take to say a commit."""
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
@@ -147,7 +149,25 @@ def _rows(part: Any, split: str, where: str, columns: list[str]) -> Iterator[Row
                 split=split,
                 where=f"{where}, row {number}",
                 values=values,
+                opened=_opened,
             )
+
+
+def _opened(path: str) -> bytes:
+    """Return the file that an image of a set names: one of the cache, or of the hub's.
+
+    A set that is laid out as folders of images names its files and holds no bytes of them.
+    """
+    from datasets.utils.file_utils import xopen
+
+    try:
+        with xopen(path, "rb") as file:
+            content = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path!r}") from None
+    if len(content) > LARGEST:
+        raise ValueError(f"{path!r} has more than {LARGEST >> 20} MiB")
+    return bytes(content)
 
 
 def _in_turns(iterators: list[Iterator[Row | Broken]]) -> Iterator[Row | Broken]:

@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from workers.tokenising import unreadable
+
 WANTED = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors")
 """Patterns of what is downloaded."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -53,7 +55,7 @@ def snapshot(model: str, revision: str, *, fetch: bool) -> Path:
     except Exception as error:  # as many kinds as networks, disks and permissions have faults
         raise HubError(_said(error, model, revision, fetch=fetch)) from error
     folder = Path(found)
-    if not whole(folder):
+    if not (_has_weights(folder) if fetch else whole(folder)):
         raise HubError(_without_weights(folder, model, revision, fetch=fetch))
     return folder
 
@@ -77,11 +79,22 @@ def commit(folder: Path) -> str | None:
 
 
 def whole(folder: Path) -> bool:
-    """Return whether a folder has a configuration and all of its safetensors.
+    """Return whether a folder has weights, and what is read of a tokenizer or of an image's size.
 
     A file of the hub's cache is there once all of it is, so this can be asked while
-    another process downloads.
+    another process downloads. Where a library has put only weights there, it is not whole.
     """
+    if not _has_weights(folder):
+        return False
+    if (folder / "preprocessor_config.json").is_file() or unreadable(folder) is None:
+        return True
+    try:
+        return "pretrained_cfg" in json.loads((folder / "config.json").read_bytes())  # timm's
+    except ValueError:
+        return False
+
+
+def _has_weights(folder: Path) -> bool:
     if not (folder / "config.json").is_file():
         return False
     if (folder / "model.safetensors").is_file():

@@ -36,7 +36,7 @@ from orchestrator.names import canonical
 from workers import digests, zoo
 from workers.messages import ModelFacts, ModelRef
 
-FORMAT = 3
+FORMAT = 4
 """Raise when facts are read differently, so that kept ones are read again."""
 KNOWN = Path(__file__).parent / "known_models"
 """One JSON file a hub model: its id, its config.json, its special tokens by role."""

@@ -81,4 +81,9 @@ def _meet(one: Part, two: Part) -> bool:
 def _apart(one: DataSpec, two: DataSpec) -> bool:
     """Whether no row passes the filters of both."""
     both = one.where.keys() & two.where.keys()
-    return any(not set(one.where[column]) & set(two.where[column]) for column in both)
+    # A class by its number and by its name may be the same one: unlike types say nothing.
+    return any(
+        len({isinstance(v, str) for v in (*one.where[column], *two.where[column])}) == 1
+        and not set(one.where[column]) & set(two.where[column])
+        for column in both
+    )

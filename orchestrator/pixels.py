@@ -12,10 +12,15 @@ Shapes: H height, W width, C channels.
 """
 
 import io
+import re
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MOST = 2**26
 """Pixels of an image: more is a mistake, or a file made to fill the memory."""
@@ -39,8 +44,9 @@ def decoded(content: bytes) -> NDArray[np.uint8]:
             with Image.open(io.BytesIO(content)) as opened:
                 if opened.width * opened.height > MOST:
                     raise ValueError(f"it has more than {MOST} pixels ({opened.size})")
-                if opened.mode not in EIGHT_BITS:
-                    raise ValueError(f"its pixels are {opened.mode!r}; convert them to 8 bits")
+                if opened.mode not in EIGHT_BITS or _is_deep(opened):
+                    deep = f"{opened.mode!r}" + " of 16 bits" * (opened.mode in EIGHT_BITS)
+                    raise ValueError(f"its pixels are {deep}; convert them to 8 bits")
                 upright = ImageOps.exif_transpose(opened)
                 grey = upright.mode in ("1", "L", "LA")
                 image_HWC = np.asarray(upright.convert("L" if grey else "RGB"))
@@ -49,3 +55,12 @@ def decoded(content: bytes) -> NDArray[np.uint8]:
     except (OSError, SyntaxError, EOFError, OverflowError, Image.DecompressionBombError) as error:
         raise ValueError(f"it is no whole image ({error})") from None
     return image_HWC.reshape(*image_HWC.shape[:2], -1)
+
+
+def _is_deep(opened: "Image.Image") -> bool:
+    """Whether the file has 16 bits a channel, of which Pillow drops eight without a word."""
+    told = [tile[3] for tile in getattr(opened, "tile", ())]
+    args = [arg for one in told for arg in (one if isinstance(one, tuple) else (one,))]
+    if opened.format == "PPM":  # its largest value stands beside the mode
+        return any(isinstance(arg, int) and arg > 255 for arg in args)
+    return any(isinstance(arg, str) and re.search(r";16[BLN]", arg) for arg in args)

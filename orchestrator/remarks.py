@@ -103,7 +103,7 @@ def _mlp(made: Plan) -> Iterator[str]:
                 f"mlp_mid of {name} ({activation}): most values are exactly 0, so most peaks are 0"
                 " and holding there is zero ablation"
             )
-        elif "gelu" in activation:
+        elif "gelu" in activation and not ref.facts.gated:
             yield (
                 f"mlp_mid of {name} ({activation}): the density diverges at the function's minimum,"
                 " -0.17, and many peaks lie there whatever the neuron says"

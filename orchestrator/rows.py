@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from orchestrator import pixels
-from orchestrator.documents import Broken, Document, Kind, Reading, SourceError
+from orchestrator.documents import GIVEN_UP, Broken, Document, Kind, Reading, SourceError
 
 NEEDED: Mapping[Kind, tuple[str, ...]] = {
     "text": ("text",),
@@ -39,6 +39,8 @@ class Row:
     """File and line, or row, for people."""
     values: Mapping[str, Any]
     """By column, as JSON has them; bytes too."""
+    opened: Callable[[str], bytes] | None = None
+    """Reads a file that an image names, or raises ValueError; None where names are not followed."""
 
 
 Rows: TypeAlias = Callable[[], Iterator[Row | Broken]]
@@ -109,22 +111,35 @@ def documents(
 
 
 def _asked(table: Table, reading: Reading) -> Iterator[Row | Broken]:
-    """Yield the rows that have the values the sweep asks for."""
+    """Yield the rows that have the values the sweep asks for.
+
+    Raises SourceError where no row has a column that it names.
+    """
     wanted = {path: {_key(v) for v in values} for path, values in reading.where.items()}
+    unmet: dict[str, str] = dict.fromkeys(wanted, "")
+    whole = 0
     for row in table.rows():
         if isinstance(row, Broken):
             yield row
             continue
-        try:
-            keep = all(
-                not allowed.isdisjoint(_keys(_value(row.values, path), table.names.get(path)))
-                for path, allowed in wanted.items()
-            )
-        except _Misfit as error:
-            yield Broken(where=row.where, why=str(error))
-            continue
+        keep = True
+        for path, allowed in wanted.items():
+            try:
+                value = _value(row.values, path)
+            except _Misfit as error:
+                unmet |= {path: unmet[path] or f"{row.where}: {error}"} if path in unmet else {}
+                keep = False
+                continue
+            unmet.pop(path, None)
+            keep = keep and not allowed.isdisjoint(_keys(value, table.names.get(path)))
+        whole += 1
+        if unmet and whole == GIVEN_UP:
+            break
         if keep:
             yield row
+    if unmet and whole:
+        path, said = next(iter(unmet.items()))
+        raise SourceError(f"none of {whole} rows has the column {path!r} of `where` (first {said})")
 
 
 def _keys(value: object, names: Sequence[str] | None) -> set[str]:
@@ -136,7 +151,10 @@ def _keys(value: object, names: Sequence[str] | None) -> set[str]:
 
 
 def _key(value: object) -> str:
-    return json.dumps(value, sort_keys=True, default=repr)  # so that True is not 1
+    """Return one spelling of equal values: 1 is 1.0 and not True, a date is its text."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _joined(table: Table, reading: Reading) -> Iterator[Document | Broken]:
@@ -180,8 +198,8 @@ def _text_document(row: Row, reading: Reading, classes: Mapping[str, int]) -> Do
 def _image_document(row: Row, reading: Reading, classes: Mapping[str, int]) -> Document:
     held = _value(row.values, reading.image)
     content = held.get("bytes") if isinstance(held, Mapping) else held
-    if not isinstance(content, bytes):
-        path = held.get("path") if isinstance(held, Mapping) else None
+    path = held.get("path") if isinstance(held, Mapping) else None
+    if not isinstance(content, bytes) and (row.opened is None or not isinstance(path, str)):
         more = f"; it only names the file {path!r}" if path else ""
         raise _Misfit(f"{reading.image!r} holds no bytes of an image{more}")
     label = _value(row.values, reading.label)
@@ -193,6 +211,9 @@ def _image_document(row: Row, reading: Reading, classes: Mapping[str, int]) -> D
     if isinstance(label, bool) or not isinstance(label, int) or label < 0:
         raise _Misfit(f"{reading.label!r} is {_short(label)}, not the number of a class")
     try:
+        if not isinstance(content, bytes):
+            assert row.opened is not None
+            content = row.opened(str(path))
         image_HWC = pixels.decoded(content)
     except ValueError as error:
         raise _Misfit(str(error)) from None

@@ -8,14 +8,23 @@ and a folder may hold a hundred gigabytes. What lies further on is judged when i
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator import presets, sources
+from orchestrator import imaged, presets, sources, tabled
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.names import slug
+from orchestrator.sections import DataSpec
 from orchestrator.sources import Source, SourceError
 from orchestrator.spec import Spec
 
 LOOKED_AT: Mapping[sources.Kind, int] = {"text": 10_000, "pairs": 10_000, "images": 64}
 """Rows that a plan reads, by what they are; an image takes milliseconds to decode."""
+
+_COLUMNS: Mapping[sources.Kind, tuple[str, ...]] = {
+    "text": ("text", "document"),
+    "images": ("image", "label", "labels"),
+    "pairs": ("input", "donor", "answer", "wrong"),
+}
+"""Keys of a data section that are of one kind of documents."""
+_HUB = ("config", "revision", "split", "streaming")
 
 
 def found(spec: Spec, base: Path, *, fetch: bool) -> tuple[dict[str, Source], list[Mistake]]:
@@ -44,8 +53,8 @@ def found(spec: Spec, base: Path, *, fetch: bool) -> tuple[dict[str, Source], li
             mistakes.append(Mistake(path=f"data.{key}.source", message=str(error)))
             continue
         here[key] = source
-        if source.checked_by_reading:
-            mistakes += _unreadable(key, source, filtered=bool(data.where))
+        broken = _unreadable(key, source, filtered=bool(data.where))
+        mistakes += broken or _idle(key, data, source)
         for role in ("collect", "evaluate"):
             split = getattr(data, role).split
             if split is not None and split not in source.splits:
@@ -93,6 +102,8 @@ def pinned(spec: Spec, here: Mapping[str, Source]) -> Spec:
 
 def _unreadable(key: str, source: Source, *, filtered: bool) -> list[Mistake]:
     """Return what is wrong with the content of a user's own files."""
+    if not source.checked_by_reading:
+        return []
     skipped = sources.Skipped()
     try:
         for _ in sources.usable(source, skipped, most=LOOKED_AT[source.kind]):
@@ -104,3 +115,39 @@ def _unreadable(key: str, source: Source, *, filtered: bool) -> list[Mistake]:
     message = "it has no documents"
     message += ": no row has the values that `where` asks for" if filtered else ""
     return [Mistake(path=f"data.{key}.source", message=message)]
+
+
+def _idle(key: str, data: DataSpec, source: Source) -> list[Mistake]:
+    """Return the keys that are not read for such a source: they would only change its name."""
+    name = data.source
+    of_kinds = [c for columns in _COLUMNS.values() for c in columns]
+    others = [c for c in of_kinds if c not in _COLUMNS[source.kind]]
+    first = source.files[0].name if source.files else ""
+    why: dict[str, str] = {}
+    if name.startswith("zoo:"):
+        why = dict.fromkeys(
+            ("kind", "where", *of_kinds, *_HUB), "a bundled source is read in one way; leave it out"
+        )
+    else:
+        what = f"{name} is read as {source.kind}; leave it out, or say another `kind`"
+        why = dict.fromkeys(others, what)
+        if imaged.is_image(first):
+            what = "of files of images their folders or `labels` say the class; leave it out"
+            why |= dict.fromkeys(("image", "label"), what)
+        if tabled.format_of(first) == "texts":
+            why["text"] = "texts have no columns; leave it out"
+        if source.files:
+            why |= dict.fromkeys(_HUB, f"it is for a hub's set, and {name} lies here; leave it out")
+        else:
+            why["labels"] = "a hub's set numbers its classes itself; leave it out"
+        if not source.files and source.splits:
+            why["split"] = (
+                "`collect` and `evaluate` name their splits; leave it out, or write `split: null`"
+                " in both to have this one divided"
+            )
+    given = data.model_dump(exclude_defaults=True)
+    return [
+        Mistake(path=f"data.{key}.{field}", message=f"is not read: {what}")
+        for field, what in why.items()
+        if field in given
+    ]

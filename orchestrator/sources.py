@@ -13,7 +13,9 @@ columns are there, is told from the start of the files; how much of them is brok
 reading on (`usable`).
 """
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +33,7 @@ from orchestrator.documents import (
     usable,
 )
 from orchestrator.mistakes import nearest
+from orchestrator.names import canonical
 from orchestrator.presets import PRESETS
 from orchestrator.rows import Row, Table, documents, kind_of, needed
 
@@ -144,12 +147,17 @@ def _hosted(name: str, how: Reading, fetch: bool) -> Source:
 
 
 def _folder(folder: Path, how: Reading, base: Path) -> Source:
-    """Return the source that a folder is; its images count, whatever else is in it."""
-    files = list(filed.walk(folder))
+    """Return the source that a folder is: of images, beside which texts may lie, or of tables."""
+    files = filed.saved(list(filed.walk(folder)))
     images = [file for file in files if imaged.is_image(file.name)]
-    if images:
-        return _images(folder, _split(folder, images), how, base)
     formats = {f for file in files if (f := tabled.format_of(file.name))}
+    if images and how.kind is None and formats - {"texts"}:
+        raise SourceError(
+            f"{folder} has {' and '.join(sorted(formats))}, and images ({images[0]}); say which are"
+            " meant by `kind`, or keep one of them there"
+        )
+    if images and not (formats and how.kind in ("text", "pairs")):
+        return _images(folder, _split(folder, images), how, base)
     if len(formats) > 1:
         raise SourceError(
             f"{folder} has {' and '.join(sorted(formats))}; keep one of them there, or name a file"
@@ -161,9 +169,15 @@ def _folder(folder: Path, how: Reading, base: Path) -> Source:
 
 
 def _split(folder: Path, files: Sequence[Path]) -> list[tuple[Path, str | None]]:
-    """Return the files with the splits that the names right below a folder say, if all do."""
+    """Return the files with the splits that the names right below a folder say, if all do.
+
+    Tables that all lie in one folder of it (`data/`) are named there.
+    """
     saved = folder / "dataset_dict.json"  # `datasets` says the splits of what it saves
     tops = [file.relative_to(folder).parts[0] for file in files]
+    tables = tabled.format_of(files[0].name) and files[0].parent != folder
+    if tables and len(set(tops)) == 1 and not _SPLIT.match(tops[0]):
+        return _split(folder / tops[0], files)
     if saved.is_file():
         try:
             told = set(json.loads(saved.read_bytes())["splits"])
@@ -188,6 +202,24 @@ def _labels(how: Reading, base: Path) -> Path | None:
     return None if how.labels is None else (base / Path(how.labels).expanduser()).absolute()
 
 
+def _identity(
+    folder: Path, form: str, files: Sequence[tuple[Path, str | None]], labels: Path | None
+) -> str:
+    """Return what decides, beside the content of files, which documents they are.
+
+    One file of JSON lines has nothing of it: it is named by its content, as in the first version.
+    """
+    paths = [file for file, _ in files]
+    told: dict[str, object] = {"format": form}
+    if len(paths) > 1 or form in ("images", "whole texts"):  # their places name the documents
+        told["under"] = os.path.relpath(os.path.commonpath(paths), folder)
+    if splits := _ordered(files):
+        told["splits"] = list(splits)
+    if labels is not None:
+        told["labels"] = hashlib.sha256(labels.read_bytes()).hexdigest()
+    return "" if told == {"format": "JSON lines"} else canonical(told)
+
+
 def _images(
     folder: Path, found: Sequence[tuple[Path, str | None]], how: Reading, base: Path
 ) -> Source:
@@ -203,10 +235,11 @@ def _images(
     )
     return Source(
         kind="images",
-        files=(*(file for file, _ in found), *([labels] if labels else [])),
+        files=tuple(file for file, _ in found),
         splits=_ordered(found),
         read=lambda: documents(table, mine, "images"),
         checked_by_reading=True,
+        identity=_identity(folder, "images", found, labels),
     )
 
 
@@ -217,14 +250,17 @@ def _tables(
     first = found[0][0]
     columns: tuple[str, ...] | None
     names: Mapping[str, Sequence[str]] = {}
-    match tabled.format_of(first.name):
+    form = tabled.format_of(first.name) or ""
+    whole = form == "texts" and not cut
+    match form:
         case "texts":
             how, columns = replace(how, text="text"), ("text",)
             kind = kind_of(columns, how)
         case "JSON lines":
             columns = None
-            try:
-                kind = how.kind or kind_of(tabled.first_columns(first), how)
+            try:  # the columns of `where` may come later
+                told = tabled.first_columns(first)
+                kind = how.kind or kind_of(told, replace(how, where={}, document=None))
             except SourceError:
                 kind = "text"  # each line says itself what it lacks
         case _:
@@ -240,7 +276,7 @@ def _tables(
         for file, split in found:
             # One file has no name of its own: a copy under another is the same documents.
             inside = file.relative_to(folder).as_posix()
-            if cut or tabled.format_of(file.name) != "texts":
+            if not whole:
                 prefix = f"{inside}:" if len(found) > 1 else ""
                 yield from tabled.rows(file, prefix=prefix, split=split, columns=wanted)
             else:
@@ -250,8 +286,9 @@ def _tables(
     classes = imaged.class_list(labels) if labels else None
     return Source(
         kind=kind,
-        files=(*(file for file, _ in found), *([labels] if labels else [])),
+        files=tuple(file for file, _ in found),
         splits=_ordered(found),
         read=lambda: documents(table, how, kind, classes),
         checked_by_reading=True,
+        identity=_identity(folder, "whole texts" if whole else form, found, labels),
     )

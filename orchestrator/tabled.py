@@ -2,7 +2,9 @@
 
 JSON lines (also compressed: `.jsonl.gz`, `.jsonl.zst`, `.jsonl.bz2`), Parquet, Arrow (files and
 streams, also what `datasets` saves), and plain texts. What cannot be read is yielded as
-`Broken` in its place: a line, a text, or a whole file that is none of its format.
+`Broken` in its place: a line, a text, or a whole file that is none of its format. A table that
+breaks off says how many rows are lost, and each is `Broken`; lines and streams do not say, so
+they are refused, lest most of a file be lost as one row.
 
 Texts have no rows. In a folder each file is a document. A single file is cut where a blank
 line ends a paragraph, once `PASSAGE` bytes have come together: without cuts it would be one
@@ -127,6 +129,8 @@ def _lines(file: Path, prefix: str, split: str | None) -> Generator[Row | Broken
                     continue
             except (pa.ArrowException, OSError, EOFError) as error:
                 _raise_real(error)
+                if number:
+                    raise SourceError(_broken_off(f"{file}, after line {number}", error)) from None
                 yield Broken(where=f"{file}, after line {number}", why=_said(error))
                 return
             if not line:
@@ -137,7 +141,7 @@ def _lines(file: Path, prefix: str, split: str | None) -> Generator[Row | Broken
 
 def _parsed(line: bytes, name: str, split: str | None, where: str) -> Row | Broken:
     try:
-        values = json.loads(line.decode())
+        values = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         return Broken(where=where, why=f"expected a JSON object ({_said(error)})")
     if not isinstance(values, dict):
@@ -153,25 +157,60 @@ def _pass_over(lines: BinaryIO, line: bytes) -> None:
 
 def _opened(file: Path) -> BinaryIO:
     """Open a file, which may be compressed as its name says."""
-    if file.suffix.lower() in (".gz", ".bz2", ".zst"):
-        return io.BufferedReader(pa.input_stream(str(file), compression="detect"), 2**18)
-    return file.open("rb")
+    how = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}.get(file.suffix.lower())
+    if how is None:
+        return file.open("rb")
+    return io.BufferedReader(pa.input_stream(str(file), compression=how), 2**18)
 
 
 def _batches(
     file: Path, prefix: str, split: str | None, columns: Sequence[str] | None
 ) -> Iterator[Row | Broken]:
-    number = 0
+    number, read = 0, _parquet if format_of(file.name) == "Parquet" else _ipc
     try:
-        for batch in _parquet(file, columns) if file.suffix == ".parquet" else _ipc(file, columns):
-            for start in range(0, batch.num_rows, BATCH):
-                for values in batch.slice(start, BATCH).to_pylist():
-                    number += 1
-                    where = f"{file}, row {number}"
-                    yield Row(name=f"{prefix}row-{number}", split=split, where=where, values=values)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        for batch in read(file, columns):
+            for values in _plain(batch):
+                number += 1
+                where = f"{file}, row {number}"
+                if isinstance(values, UnicodeDecodeError):
+                    yield Broken(where=where, why=f"it is not UTF-8 text ({_said(values)})")
+                    continue
+                yield Row(name=f"{prefix}row-{number}", split=split, where=where, values=values)
+    except (pa.ArrowException, OSError) as error:
         _raise_real(error)
-        yield Broken(where=f"{file}, after row {number}", why=_said(error))
+        whole = _row_count(file)
+        if whole is None and number:
+            raise SourceError(_broken_off(f"{file}, after row {number}", error)) from None
+        if whole is None:
+            yield Broken(where=f"{file}, after row 0", why=_said(error))
+        for lost in range(number, whole or 0):
+            yield Broken(where=f"{file}, row {lost + 1}", why=_said(error))
+
+
+def _plain(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
+    """Yield the rows of a batch, a few at once; one that is not UTF-8 costs no other."""
+    for start in range(0, batch.num_rows, BATCH):
+        some = batch.slice(start, BATCH)
+        try:
+            yield from some.to_pylist()
+        except UnicodeDecodeError:
+            for row in range(some.num_rows):
+                try:
+                    yield from some.slice(row, 1).to_pylist()
+                except UnicodeDecodeError as error:
+                    yield error
+
+
+def _row_count(file: Path) -> int | None:
+    """Return the rows that a table says it has; None where it does not say, or not any more."""
+    try:
+        if format_of(file.name) == "Parquet":
+            return int(pq.read_metadata(file).num_rows)
+        with _arrow(file) as reader:
+            return int(reader.count_rows()) if hasattr(reader, "count_rows") else None
+    except (pa.ArrowException, OSError) as error:
+        _raise_real(error)
+        return None
 
 
 def _parquet(file: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
@@ -233,6 +272,13 @@ def _decoded(content: bytes, name: str, split: str | None, where: str) -> Row | 
 
 def _too_long(what: str) -> str:
     return f"it has more than {LONGEST >> 20} MiB in one {what}"
+
+
+def _broken_off(where: str, error: Exception) -> str:
+    return (
+        f"{where}: it breaks off ({_said(error)}), and how many rows are lost is not known; get the"
+        " whole file, or take it out"
+    )
 
 
 def _raise_real(error: Exception) -> None:

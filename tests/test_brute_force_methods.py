@@ -132,6 +132,7 @@ def test_cells_of_a_rotated_model_are_those_of_matrices_turned_by_hand(
     assert_recomputed(of, of.distinct.values())
 
 
+@pytest.mark.slow
 def test_cells_of_both_sites_together_are_what_the_library_and_two_hooks_say(
     finished: Callable[[str, str], Finished],
 ) -> None:

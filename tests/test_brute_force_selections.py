@@ -162,6 +162,7 @@ def ranked_right(of: Finished, row: Row, under: str | None = None, kept: int = 0
     assert sorted(order_U) == list(range(len(score_U)))
 
 
+@pytest.mark.slow
 def test_orders_by_scores_are_those_of_the_statistics_and_the_weights(
     finished: Callable[[str, str], Finished],
 ) -> None:

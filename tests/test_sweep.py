@@ -156,6 +156,7 @@ def test_killed_actors_cost_nothing_but_time(undisturbed: Path, spec: Path, tmp_
     assert_same(undisturbed, run)
 
 
+@pytest.mark.slow
 def test_everything_that_a_local_ray_listens_on_is_loopback(spec: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     driver = start(spec, run, "--workers", "1")

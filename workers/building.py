@@ -58,7 +58,7 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, *, hollow: bool) -
     loader = _loader(checkpoint.config, str(checkpoint.folder))
     options = {
         "dtype": dtype,
-        "attn_implementation": _attention(loader, checkpoint.config),
+        "attn_implementation": _attention(loader, checkpoint),
         "use_safetensors": True,
         "local_files_only": True,
         "trust_remote_code": False,
@@ -68,7 +68,7 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, *, hollow: bool) -
     if hollow:
         # One element, expanded: every shape of the file and none of its memory.
         zeros = {
-            name: torch.zeros(1, dtype=dtype).expand(stored.shape)
+            name: torch.zeros((), dtype=dtype).expand(stored.shape)
             for name, stored in checkpoint.tensors.items()
         }
         config = loader.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
@@ -119,9 +119,13 @@ def _loader(config: Mapping[str, object], where: str) -> Any:  # a class of tran
     return loader
 
 
-def _attention(loader: Any, config: Mapping[str, object]) -> Literal["sdpa", "eager"]:
-    """Return what a class is asked for; older versions of it claim soft-capping in `sdpa`."""
-    capped = config.get("attn_logit_softcapping") is not None
+def _attention(loader: Any, checkpoint: Checkpoint) -> Literal["sdpa", "eager"]:
+    """Return what a class is asked for; older versions of it claim soft-capping in `sdpa`.
+
+    The class may cap by default, whatever the file leaves out.
+    """
+    config = loader.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
     return "sdpa" if getattr(loader, "_supports_sdpa", True) and not capped else "eager"
 
 

@@ -95,9 +95,10 @@ def other_rows(projection: nn.Linear, rows: NDArray[np.int64]) -> Iterator[None]
 
 def heads_make(model: Model, batch: Batch, layer: int) -> Tensor:
     """Return what the heads of a layer make, before any norm, in float32: (S T, N)."""
-    part, norm = at(model.module, f"{model.family.layers}.{layer}"), model.family.norm
-    reader = at(part, model.family.attention_out if norm is None else norm)
-    if isinstance(reader, nn.Identity):
+    part = at(model.module, f"{model.family.layers}.{layer}")
+    parent, _, name = (model.family.norm or "").rpartition(".")
+    reader = getattr(at(part, parent), name, None) if parent else None
+    if reader is None or isinstance(reader, nn.Identity):
         reader = at(part, model.family.attention_out)
     seen: list[Tensor] = []
 

@@ -102,6 +102,13 @@ def inspect(folder: Path) -> Checkpoint:
             f"{folder} needs code of its own (`auto_map` in config.json), which is never run."
             f" {error}"
         ) from None
+    if (stored := config.get("quantization_config")) is not None:
+        kind = stored.get("quant_method") if isinstance(stored, dict) else stored
+        raise CheckpointError(
+            f"{path} says that its weights are stored quantised ({kind}), and its projections are"
+            " then no plain matrices. Use the checkpoint it was made from; `packed: int8` in the"
+            " sweep file packs that one here."
+        )
     files = _weight_files(folder)
     tensors = {name: stored for file in files for name, stored in _header(file).items()}
     _refuse_endless(path, config, len(tensors))
@@ -245,7 +252,8 @@ def _refuse_endless(path: Path, config: Mapping[str, Any], tensors: int) -> None
     """Refuse more layers than there are tensors: a library would build them for hours."""
     arguments = config.get("model_args")
     depth = arguments.get("depth") if isinstance(arguments, dict) else None
-    for layers in (config.get("num_hidden_layers"), depth):
+    said = [config.get(key) for key in ("num_hidden_layers", "n_layer", "n_layers")]
+    for layers in (*said, depth):
         if isinstance(layers, int) and layers > tensors:
             raise CheckpointError(
                 f"{path} says {layers} layers, and the weights are {tensors} tensors in all."

@@ -8,9 +8,10 @@ mapped, and the same matrix is multiplied in the same order, bit for bit.
 
 Assumes that nobody else holds the old layer, or its parameters (an optimizer would).
 Weak point: the state dict then has these weights transposed, so a module that was loaded
-here must be turned back before it is saved as GPT-2.
+here must be turned back (`as_conv1d`) before it is saved as GPT-2.
 """
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -24,10 +25,33 @@ def as_linear(module: nn.Module) -> nn.Module:
     return module
 
 
+def as_conv1d(module: nn.Module) -> nn.Module:
+    """Return the module with what `as_linear` replaced put back, in place, of the same memory."""
+    for name, part in list(module.named_modules()):
+        if getattr(part, _MARK, False):
+            path, _, own = name.rpartition(".")
+            setattr(module.get_submodule(path), own, _turned_back(part))
+    return module
+
+
+_MARK = "was_conv1d"
+
+
+def _turned_back(linear: nn.Module) -> Conv1D:
+    weight, bias = linear.get_parameter("weight"), linear.get_parameter("bias")
+    with torch.device("meta"):
+        layer = Conv1D(weight.shape[0], weight.shape[1])  # type: ignore[no-untyped-call]
+    layer.weight = nn.Parameter(weight.detach().t(), requires_grad=weight.requires_grad)
+    layer.bias = bias
+    made: Conv1D = layer.train(linear.training)
+    return made
+
+
 def _turned(layer: Conv1D) -> nn.Linear:
     # On `meta` nothing is drawn and no memory taken.
     linear = nn.Linear(layer.nx, layer.nf, device="meta")
     weight = layer.weight
     linear.weight = nn.Parameter(weight.detach().t(), requires_grad=weight.requires_grad)
     linear.bias = layer.bias
+    setattr(linear, _MARK, True)
     return linear.train(layer.training)

@@ -62,6 +62,7 @@ _TIMM = Family(
         "deit_base_patch*",
         "deit3_*",
     ),
+    but=("vit_dwee_*", "vit_dlittle_*"),  # differences of two attentions, normed head by head
     modality="image",
     layers="blocks",
     attention_out="attn.proj",

@@ -52,7 +52,7 @@ def family_of(config: Mapping[str, object]) -> Family:
             " `save_pretrained`, which writes the name."
         )
     for family in FAMILIES:
-        if family.library == library and any(fnmatchcase(found, a) for a in family.architectures):
+        if family.library == library and _is_of(found, family):
             return family
     for key in EXPERTS:
         experts = config.get(key)
@@ -69,6 +69,11 @@ def family_of(config: Mapping[str, object]) -> Family:
         f" workers/families.py. {_KNOWN} Use one of these, or add a row that says where"
         " its layers, projections and head are (docs/families.md shows how)."
     )
+
+
+def _is_of(architecture: str, family: Family) -> bool:
+    matched = any(fnmatchcase(architecture, pattern) for pattern in family.architectures)
+    return matched and not any(fnmatchcase(architecture, pattern) for pattern in family.but)
 
 
 _KNOWN = (

@@ -6,7 +6,7 @@ whole forward pass is done. Weights are frozen, so the inputs of linear layers a
 not kept; what is kept for each position is, in every layer,
 
     the inputs of both norms (in float32, four times over, where a norm is
-    written out in Python as in Mistral; those models' MLPs are gated by silu)
+    written out in Python as in Mistral; those models' MLPs are gated)
     queries, keys and values, one of each for every query head, and their mix
     the input of the MLP's nonlinearity; where it is gated, two factors more
     which neurons were held, one byte each
@@ -35,10 +35,9 @@ def memory_bytes(facts: ModelFacts, batch_tokens: int, dtype: str) -> int:
     `dtype` is the model's: float32, bfloat16 or float16.
     """
     width = _WIDTH[dtype]
-    gated = facts.activation in ("silu", "swish")
-    norms = 8 * facts.d_model * 4 if gated else 2 * facts.d_model * width
+    norms = 8 * facts.d_model * 4 if facts.gated else 2 * facts.d_model * width
     attention = 6 * facts.neurons * width
-    mlp = (4 if gated else 2) * facts.d_mlp * width
+    mlp = (4 if facts.gated else 2) * facts.d_mlp * width
     held = facts.neurons + facts.d_mlp
     layer = norms + attention + mlp + held
     mask = max(facts.window * width, facts.d_model * width)

@@ -174,9 +174,10 @@ def adopt(module: nn.Module, *, pixels: Pixels | None = None) -> Model:
     """Return a model that is in memory already, to be used like a loaded one: for notebooks.
 
     `module` is what transformers or timm made, of a known family; it is put into
-    evaluation mode and otherwise left as it is. Image models are told how `pixels`
-    are scaled, as their image processor says. There is no folder, no digest and no
-    tokenizer, so a sweep cannot be planned with it. Raises CheckpointError or
+    evaluation mode and otherwise left as it is, but that GPT-2's `Conv1D` layers become linear
+    ones of the same memory (`workers.conv1d.as_conv1d` turns them back, to save it). Image
+    models are told how `pixels` are scaled, as their image processor says. There is no folder,
+    no digest and no tokenizer, so a sweep cannot be planned with it. Raises CheckpointError or
     UnknownFamilyError where it cannot be used.
     """
     config = getattr(module, "pretrained_cfg", None)  # timm's, which names the architecture

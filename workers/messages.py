@@ -63,6 +63,8 @@ class ModelFacts:
     """SHA-256 over the tokenizer's files; None for images."""
     specials: dict[str, int]
     """Token ids by role, of those the tokenizer has: bos, eos, pad, mask, unk."""
+    gated: bool = False
+    """Whether a neuron of the MLP is the activation's output times another branch."""
 
     @property
     def neurons(self) -> int:

@@ -107,6 +107,7 @@ def known(module: nn.Module, family: Family, where: str) -> ModelFacts:
         digest="",
         tokenizer=None,
         specials={},
+        gated=_gated(module, family),
     )
 
 
@@ -152,6 +153,15 @@ def _value_heads(module: nn.Module, family: Family, heads: int, d_head: int, whe
             " checkpoint of the family, or correct its row in workers/families.py."
         )
     return own
+
+
+def _gated(module: nn.Module, family: Family) -> bool:
+    """Whether the MLP makes two numbers for each neuron, to be multiplied."""
+    inside, _, own = family.mlp_out.rpartition(".")
+    layer = at(module, family.layers)[0]
+    parts = (at(layer, inside) if inside else layer).named_children()
+    rows = [p.out_features for name, p in parts if isinstance(p, nn.Linear) and name != own]
+    return sum(rows) >= 2 * sites(module, family, "mlp_mid")[0].in_features
 
 
 def _window(module: nn.Module, family: Family) -> int:

@@ -36,6 +36,8 @@ class Family:
     architectures: tuple[str, ...]
     """Names in config.json: class names of transformers, model names of timm (`*` matches any)."""
     modality: Modality
+    but: tuple[str, ...] = ()
+    """Names that these patterns match and that are built otherwise."""
     layers: str
     """Path on the module of its list of layers."""
     attention_out: str
@@ -55,7 +57,8 @@ class Family:
     fused: Literal["blocks", "groups"] | None = None
     """How values lie beside queries and keys, where one projection makes all of them."""
     norm: str | None = None
-    """Path in a layer of a norm between the heads and their projection; may be an `Identity`."""
+    """Path in a layer of a norm between the heads and their projection; may be an `Identity`, or
+    missing."""
     harmless: tuple[str, ...] = ()
     """What else the module that has the values may hold: nothing that touches them on their way."""
     softcap: str | None = None

@@ -3,8 +3,10 @@
 The checkpoint's own `tokenizer.json` is read directly, so nothing heavy is
 imported and every process makes the same ids. Checkpoints from before there was
 such a file (OPT, for one) have `vocab.json` and `merges.txt` instead: from these the
-same byte-level byte-pair encoding is put together, as transformers does. Special tokens
-are not added here: where they stand is decided where windows are cut (`workers.data`).
+same byte-level byte-pair encoding is put together, as transformers does for GPT-2 and those
+that took over its tokenizer. Others wrote files of these names too and split texts in another
+way before (Qwen), so they are refused. Special tokens are not added here: where they stand is
+decided where windows are cut (`workers.data`).
 """
 
 import json
@@ -21,6 +23,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 FILE = "tokenizer.json"
 OLD = ("vocab.json", "merges.txt")
 """What byte-level byte-pair encodings were written to before."""
+OF_GPT2 = {"gpt2", "gptj", "opt", "roberta"}
+"""Values of `model_type` whose tokenizer is GPT-2's, so that these two files say all of it."""
 
 
 class TokenizerError(ValueError):
@@ -56,11 +60,8 @@ def encode(folder: Path, texts: Sequence[str]) -> list[Encoding]:
 def _tokenizer(folder: Path, seen: tuple[tuple[str, int, int], ...]) -> Tokenizer:
     """Return a folder's tokenizer; `seen` are its files, so that changed ones are read again."""
     names = {Path(file).name for file, _, _ in seen}
-    if FILE not in names and not names.issuperset(OLD):
-        raise TokenizerError(
-            f"{folder} has no {FILE}, nor {' and '.join(OLD)}; save the tokenizer there in its fast"
-            " form (`AutoTokenizer.from_pretrained(...).save_pretrained(...)`)"
-        )
+    if (why := unreadable(folder)) is not None:
+        raise TokenizerError(why)
     try:
         if FILE in names:
             tokenizer = Tokenizer.from_file(str(folder / FILE))
@@ -75,6 +76,46 @@ def _tokenizer(folder: Path, seen: tuple[tuple[str, int, int], ...]) -> Tokenize
     return tokenizer
 
 
+def unreadable(folder: Path) -> str | None:
+    """Return why the tokenizer in a folder cannot be used, with the cure; None where it can.
+
+    Its files are looked for, and not read through.
+    """
+    if (folder / FILE).is_file():
+        return None
+    cure = (
+        "save the tokenizer there in its fast form"
+        " (`AutoTokenizer.from_pretrained(...).save_pretrained(...)`)"
+    )
+    if not all((folder / name).is_file() for name in OLD):
+        return f"{folder} has no {FILE}, nor {' and '.join(OLD)}; {cure}"
+    try:
+        kind = _parsed(folder / "config.json").get("model_type")
+        more = _parsed(folder / "added_tokens.json").keys() | _decoded(folder)
+    except ValueError as error:
+        return f"the tokenizer in {folder} cannot be read ({str(error)[:300]}); restore its files"
+    if kind not in OF_GPT2:
+        return f"{folder} has {' and '.join(OLD)} of a {kind} model, which say too little; {cure}"
+    if more - _named(folder).keys():
+        return f"{folder} has tokens that were added to {OLD[0]}, which say too little; {cure}"
+    return None
+
+
+def _decoded(folder: Path) -> set[str]:
+    """Return the tokens that `tokenizer_config.json` lists by number."""
+    listed = _parsed(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    rows = listed.values() if isinstance(listed, dict) else ()
+    return {str(row.get("content")) for row in rows if isinstance(row, dict)}
+
+
+def _named(folder: Path) -> dict[str, AddedToken]:
+    """Return the special tokens that have a role, by their text."""
+    said = [_parsed(folder / f) for f in ("special_tokens_map.json", "tokenizer_config.json")]
+    named = {k: v for one in said for k, v in one.items() if k.endswith("_token")}
+    made = [_added(v) for v in named.values() if isinstance(v, (str, dict))]
+    return {token.content: token for token in made}
+
+
 def _byte_level(folder: Path) -> Tokenizer:
     """Return the byte-level byte-pair encoding of a vocabulary and its merges."""
     vocabulary, merges = models.BPE.read_file(*(str(folder / name) for name in OLD))
@@ -82,8 +123,7 @@ def _byte_level(folder: Path) -> Tokenizer:
     said = [_parsed(folder / f) for f in ("special_tokens_map.json", "tokenizer_config.json")]
     space = any(bool(one.get("add_prefix_space")) for one in said)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
-    named = {k: v for one in said for k, v in one.items() if k.endswith("_token")}
-    tokenizer.add_special_tokens([_added(v) for v in named.values() if isinstance(v, (str, dict))])
+    tokenizer.add_special_tokens(list(_named(folder).values()))
     return tokenizer
 
 

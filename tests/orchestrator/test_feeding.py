@@ -37,6 +37,15 @@ def test_the_bundled_sources_keep_the_names_they_had() -> None:
     assert feeding.told(data("zoo:digits"), ref("image")) == {}
 
 
+def test_a_text_model_without_a_tokenizer_that_can_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("a")
+    said = feeding.misfit(ref("causal", tmp_path), data(), TEXT)
+    assert said is not None
+    assert "no tokenizer.json" in said
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert feeding.misfit(ref("causal", tmp_path), data(), TEXT) is None
+
+
 def test_every_setting_that_changes_what_is_fed_is_in_the_name() -> None:
     changes: list[dict[str, Any]] = [
         {},

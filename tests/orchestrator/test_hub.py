@@ -120,6 +120,7 @@ def test_shards_are_fetched_with_the_index_that_lists_them(site: Hub) -> None:
     site.repositories["org/model"].files = {
         "config.json": b"{}",
         "model.safetensors.index.json": json.dumps(index).encode(),
+        "tokenizer.json": b"{}",
         **dict.fromkeys(shards, b"x"),
     }
     found = snapshot("org/model", "main", fetch=True)
@@ -127,6 +128,16 @@ def test_shards_are_fetched_with_the_index_that_lists_them(site: Hub) -> None:
     (found / shards[1]).unlink()
     assert not hub.whole(found)
     assert "only partly in the local cache" in refused(fetch=False)
+
+
+def test_weights_that_a_library_fetched_alone_are_only_part_of_a_model(site: Hub) -> None:
+    found = snapshot("org/model", "main", fetch=True)
+    assert hub.whole(found)
+    (found / "tokenizer.json").unlink()
+    assert not hub.whole(found)
+    assert "only partly in the local cache" in refused(fetch=False)
+    snapshot("org/model", "main", fetch=True)
+    assert hub.whole(found)
 
 
 def test_what_was_fetched_is_loaded_as_a_folder_is(site: Hub, tmp_path: Path) -> None:

@@ -68,3 +68,15 @@ def test_filters_that_let_the_same_row_through_do_not_keep_roles_apart(tmp_path:
     with pytest.raises(SpecError, match=r"other collects the split 'test'"):
         of_lines({**source, **ahead, **some}, {**source, **turned, "where": {"set": ["b", "c"]}})
     of_lines({**source, **ahead, **some}, {**source, **turned, "where": {"set": ["c"]}})
+
+
+def test_filters_by_number_and_by_name_do_not_keep_roles_apart(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        lines(tmp_path / "set" / split)
+    source = {"source": str(tmp_path / "set")}
+    ahead = {"collect": {"split": "train"}, "evaluate": {"split": "test"}}
+    turned = {"collect": {"split": "test"}, "evaluate": {"split": "train"}}
+    names, numbers = {"where": {"set": ["a", "b"]}}, {"where": {"set": ["c", 2]}}
+    with pytest.raises(SpecError, match=r"other collects the split 'test'"):
+        of_lines({**source, **ahead, **names}, {**source, **turned, **numbers})

@@ -191,3 +191,31 @@ def test_a_task_finds_the_very_source_that_was_planned(tmp_path: Path) -> None:
     found = sources.again(task.arguments)
     assert [d.text for d in found.read() if isinstance(d, Document)] == ["b"]
     assert task.kind == "data"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"source": "zoo:text", "where": {"a": ["b"]}}, "where: is not read: a bundled source"),
+        ({"source": "zoo:text", "kind": "text"}, "kind: is not read: a bundled source"),
+        ({"source": "zoo:digits", "labels": "x"}, "labels: is not read: a bundled source"),
+        ({"source": "documents.jsonl", "streaming": True}, "streaming: .* documents.jsonl lies"),
+        ({"source": "documents.jsonl", "split": "test"}, "split: is not read: it is for a hub's"),
+        ({"source": "documents.jsonl", "label": "x"}, "label: .* is read as text; leave it out"),
+        ({"source": "x.txt", "text": "body"}, "text: is not read: texts have no columns"),
+        ({"source": "hf:a/b", "labels": "x"}, "labels: .*leave it out"),
+        ({"source": "pile", "split": "val"}, "split: .* or write `split: null` in both"),
+    ],
+)
+def test_a_key_that_is_not_read_is_a_mistake_at_its_path(
+    tmp_path: Path, data: dict[str, object], said: str
+) -> None:
+    lines(tmp_path, {"text": "a"}, {"text": "b"})
+    (tmp_path / "x.txt").write_text("words")
+    with pytest.raises(SpecError, match=rf"data\.mine\.{said}"):
+        planned(tmp_path, **data)
+
+
+def test_the_split_of_a_preset_can_be_divided(tmp_path: Path) -> None:
+    whole = {"collect": {"split": None}, "evaluate": {"split": None}}
+    assert planned(tmp_path, source="pile", split="val", **whole).cells

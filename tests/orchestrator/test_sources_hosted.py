@@ -16,7 +16,7 @@ from orchestrator import plan
 from orchestrator.mistakes import SpecError
 from orchestrator.sources import Document, Source, SourceError, find
 from orchestrator.spec import parse
-from tests.orchestrator.reading import lines, picture, read
+from tests.orchestrator.reading import broken, lines, picture, read
 
 AT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -104,6 +104,52 @@ def test_images_of_a_set_come_undecoded_and_with_their_classes(hub: Path, tmp_pa
     assert [d.target for d in read("one", tmp_path, image="img")] == [0, 1, 1]
     assert find("two", base=tmp_path, reading={"image": "img"}).splits == ("mine", "theirs")
     assert len(read("two", tmp_path, image="img", where={"label": ["dog"]})) == 4
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_images_that_a_set_only_names_are_read_from_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    for name in ("train/cat/1.png", "train/dog/2.png", "train/dog/3.png"):
+        (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hub" / name).write_bytes(picture(3, 2))
+    build = datasets.load_dataset_builder
+
+    def builder(name: str, config: str | None, *, revision: str) -> datasets.DatasetBuilder:
+        cache = str(tmp_path / "cache")
+        made = build("imagefolder", data_dir=str(tmp_path / "hub"), cache_dir=cache)
+        made.hash = revision
+        return made
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    datasets.disable_progress_bars()
+    found = of(tmp_path, kind="images", streaming=streaming)
+    documents = [d for d in found.read() if isinstance(d, Document)]
+    assert [d.target for d in documents] == [0, 1, 1]
+    assert all(d.image is not None and d.image.shape == (2, 3, 3) for d in documents)
+    (tmp_path / "hub" / "train" / "cat" / "1.png").write_bytes(b"words")
+    assert [told.partition(": ")[2][:26] for told in broken(found)] == [
+        "it is no whole image (of n"
+    ]
+
+
+def test_what_datasets_keeps_beside_a_saved_set_is_no_part_of_it(tmp_path: Path) -> None:
+    rows = {"text": [f"document {i}" for i in range(6)]}
+    made = {split: datasets.Dataset.from_dict(rows) for split in ("train", "test")}
+    datasets.DatasetDict(made).save_to_disk(str(tmp_path / "set"))
+    before = find("set", base=tmp_path)
+    mapped = datasets.load_from_disk(str(tmp_path / "set"))
+    mapped["train"].map(lambda row: {"text": row["text"].upper()})
+    assert list((tmp_path / "set" / "train").glob("cache-*.arrow"))
+    after = find("set", base=tmp_path)
+    assert (before.files, before.digest()) == (after.files, after.digest())
+    assert len(list(after.read())) == 12
+    told = tmp_path / "set" / "dataset_dict.json"
+    told.write_text(told.read_text().replace("test", "rest"))
+    assert find("set", base=tmp_path).digest() != after.digest()
+    (tmp_path / "set" / "train" / "data-00000-of-00001.arrow").unlink()
+    with pytest.raises(SourceError, match=r"lists 'data-00000-of-00001.arrow', which is not there"):
+        find("set", base=tmp_path)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -1,6 +1,7 @@
 """Images: what a file becomes, and what a folder says of its classes."""
 
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,20 @@ from PIL import Image
 from orchestrator import pixels
 from orchestrator.sources import Broken, Document, SourceError, find
 from tests.orchestrator.reading import broken, lines, noise, picture, read
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    sum_ = zlib.crc32(kind + content)
+    return len(content).to_bytes(4, "big") + kind + content + sum_.to_bytes(4, "big")
+
+
+DEEP_PNG = (
+    b"\x89PNG\r\n\x1a\n"
+    + _chunk(b"IHDR", bytes([0, 0, 0, 1, 0, 0, 0, 1, 16, 2, 0, 0, 0]))
+    + _chunk(b"IDAT", zlib.compress(bytes(7)))
+    + _chunk(b"IEND", b"")
+)
+"""One pixel of three channels of 16 bits."""
 
 
 def put(folder: Path, *names: str) -> None:
@@ -66,6 +81,8 @@ def test_what_is_no_whole_image_of_eight_bits_is_refused(monkeypatch: pytest.Mon
         (whole[: len(whole) // 2], "no whole image"),
         (b"", "no whole image"),
         (picture(4, 4, mode="I;16"), "'I;16'; convert them to 8 bits"),
+        (DEEP_PNG, "'RGB' of 16 bits; convert them to 8 bits"),
+        (b"P6 1 1 65535\n" + bytes(6), "'RGB' of 16 bits; convert them to 8 bits"),
     ):
         with pytest.raises(ValueError, match=said):
             pixels.decoded(content)
@@ -108,10 +125,47 @@ def test_a_labels_file_of_images_may_say_numbers_or_words(tmp_path: Path) -> Non
     put(tmp_path, "set/1.png", "set/2.png", "set/3.png")
     lines(tmp_path, "1.png 65", "2.png,7", name="numbers.txt")
     lines(tmp_path, "1.png dog", "2.png cat", "3.png dog", name="words.csv")
+    lines(tmp_path, "1.png 7", "2.png cat", name="both.csv")
     numbers = find("set", base=tmp_path, reading={"labels": "numbers.txt"})
     assert [d.target for d in numbers.read() if isinstance(d, Document)] == [65, 7]
     assert broken(numbers) == [f"{tmp_path}/set/3.png: this file is not in the labels file"]
     assert [d.target for d in read("set", tmp_path, labels="words.csv")] == [1, 0, 1]
+    with pytest.raises(SourceError, match="a number after the name on some lines and not on all"):
+        find("set", base=tmp_path, reading={"labels": "both.csv"})
+
+
+def test_a_labels_file_may_say_the_number_of_a_class(tmp_path: Path) -> None:
+    put(tmp_path, "set/a/1.png", "set/b/2.png")
+    lines(tmp_path, "b 3", "a,7", name="numbers.txt")
+    assert [d.target for d in read("set", tmp_path, labels="numbers.txt")] == [7, 3]
+    lines(tmp_path, "b 3", "a goldfish", name="numbers.txt")
+    with pytest.raises(SourceError, match=r"expected on every line the same: .* and its number"):
+        find("set", base=tmp_path, reading={"labels": "numbers.txt"})
+    lines(tmp_path, "a the first 1", "b number 747", name="words.txt")  # for people
+    assert [d.target for d in read("set", tmp_path, labels="words.txt")] == [0, 1]
+    lines(tmp_path, "a/1.png 3", "b/2.png", name="half.txt")
+    with pytest.raises(SourceError, match=r"has 'a/1\.png', an image, where others are none"):
+        find("set", base=tmp_path, reading={"labels": "half.txt"})
+
+
+def test_a_class_without_images_is_refused_unless_a_file_numbers_them(tmp_path: Path) -> None:
+    put(tmp_path, "set/train/a/1.png", "set/train/c/2.png", "set/val/a/3.png")
+    (tmp_path / "set" / "val" / "c").mkdir()  # it has images in the other split
+    assert [d.target for d in read("set", tmp_path)] == [0, 1, 0]
+    (tmp_path / "set" / "train" / "b").mkdir()
+    with pytest.raises(SourceError, match=r"set/train/b has no images, and as a class"):
+        find("set", base=tmp_path)
+    lines(tmp_path, "a", "b", "c", name="classes.txt")
+    assert [d.target for d in read("set", tmp_path, labels="classes.txt")] == [0, 2, 0]
+
+
+def test_a_picture_beside_tables_does_not_make_them_images(tmp_path: Path) -> None:
+    lines(tmp_path, {"text": "one"}, {"text": "two"}, name="set/x.jsonl")
+    put(tmp_path, "set/figures/logo.png")
+    with pytest.raises(SourceError, match=r"has JSON lines, and images .*logo.png.*by `kind`"):
+        find("set", base=tmp_path)
+    assert [d.text for d in read("set", tmp_path, kind="text")] == ["one", "two"]
+    assert [d.target for d in read("set", tmp_path, kind="images")] == [0]
 
 
 def test_the_labels_are_part_of_the_digest(tmp_path: Path) -> None:
@@ -120,6 +174,10 @@ def test_the_labels_are_part_of_the_digest(tmp_path: Path) -> None:
     lines(tmp_path, "b", "a", name="two.txt")
     found = [find("set", base=tmp_path, reading={"labels": n}) for n in ("one.txt", "two.txt")]
     assert found[0].digest() != found[1].digest() != find("set", base=tmp_path).digest()
+    put(tmp_path, "copies/other/set/a/1.png", "copies/other/set/b/2.png")
+    lines(tmp_path, "a", "b", name="copies/one.txt")
+    copy = find("copies/other/set", base=tmp_path, reading={"labels": "copies/one.txt"})
+    assert copy.digest() == found[0].digest()
 
 
 def test_a_broken_image_is_left_out_and_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tables of every format: equal rows are equal documents."""
 
+import datetime
 import gzip
 import json
 from pathlib import Path
@@ -86,14 +87,66 @@ def test_of_many_files_a_broken_one_is_left_out_and_named(tmp_path: Path) -> Non
     assert "1.parquet, after row 0: Arrow" in str(bad)
 
 
-def test_a_compressed_file_that_ends_early_gives_what_it_has(tmp_path: Path) -> None:
+def test_a_compressed_file_that_ends_early_is_refused(tmp_path: Path) -> None:
     rows = [json.dumps({"text": str(np.random.default_rng(i).bytes(400))}) for i in range(1000)]
     whole = gzip.compress("\n".join(rows).encode(), 1)
     (tmp_path / "x.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    *good, last = find("x.jsonl.gz", base=tmp_path).read()
-    assert 0 < len(good) < 1000
-    assert isinstance(last, Broken)
-    assert f"x.jsonl.gz, after line {len(good)}" in str(last)
+    with pytest.raises(SourceError, match=r"gz, after line \d+: it breaks off"):
+        list(find("x.jsonl.gz", base=tmp_path).read())
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+def test_rows_that_a_table_lost_are_broken_each(tmp_path: Path, ending: str) -> None:
+    table = pa.table({"text": [str(np.random.default_rng(i).bytes(40)) for i in range(1000)]})
+    file = tmp_path / f"x{ending}"
+    if ending == ".parquet":
+        pq.write_table(table, file, row_group_size=100, use_dictionary=False)
+    else:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(file, table.schema, options=options) as out:
+            out.write_table(table, max_chunksize=100)
+    content = bytearray(file.read_bytes())
+    start = len(content) // 4
+    content[start : start + 1500] = bytes(1500)
+    file.write_bytes(content)
+    found = list(find(file.name, base=tmp_path).read())
+    lost = [row for row in found if isinstance(row, Broken)]
+    assert len(found) == 1000
+    assert len(lost) > 700
+    assert str(lost[-1]).startswith(f"{file}, row 1000: ")
+
+
+def test_a_stream_that_breaks_off_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"{i} words" for i in range(1000)]})
+    with pa.ipc.new_stream(tmp_path / "x.arrow", table.schema) as out:
+        out.write_table(table, max_chunksize=100)
+    content = (tmp_path / "x.arrow").read_bytes()
+    (tmp_path / "x.arrow").write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(SourceError, match=r"x\.arrow, after row \d00: it breaks off"):
+        list(find("x.arrow", base=tmp_path).read())
+
+
+def test_a_row_that_is_not_utf_8_costs_no_other(tmp_path: Path) -> None:
+    content = [b"caf\xe9" if i == 3 else b"tea" for i in range(200)]
+    text = pa.array(content, pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": text}), tmp_path / "x.parquet")
+    found = list(find("x.parquet", base=tmp_path).read())
+    assert [str(row).rpartition("/")[2][:37] for row in found if isinstance(row, Broken)] == [
+        "x.parquet, row 4: it is not UTF-8 tex"
+    ]
+    assert len(found) == 200
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl.gz", ".jsonl.zst"])
+def test_the_case_of_an_ending_says_nothing(tmp_path: Path, ending: str) -> None:
+    written(tmp_path, ending)
+    (tmp_path / f"rows{ending}").rename(tmp_path / f"ROWS{ending.upper()}")
+    assert len(read(f"ROWS{ending.upper()}", tmp_path)) == 3
+
+
+def test_a_mark_of_byte_order_costs_no_line(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\n{"text": "two"}\n')
+    assert [d.text for d in read("x.jsonl", tmp_path)] == ["one", "two"]
 
 
 def test_a_disk_that_fails_is_no_broken_row(
@@ -136,6 +189,10 @@ def test_files_and_folders_named_for_splits_are_splits(tmp_path: Path) -> None:
         ("val", "val/x"),
     ]
     assert find("c", base=tmp_path).splits == ()
+    for name in ("train-00000", "test-00000"):  # as a set of a hub is cloned
+        lines(tmp_path, {"text": name}, name=f"d/data/{name}.jsonl")
+    (tmp_path / "d" / "README.md").write_text("words")
+    assert find("d", base=tmp_path).splits == ("train", "test")
 
 
 def test_a_folder_of_two_formats_is_refused_and_hidden_files_are_not_seen(tmp_path: Path) -> None:
@@ -190,6 +247,11 @@ def test_pairs_are_told_by_their_columns(tmp_path: Path) -> None:
     assert len(broken(found)) == 2
     with pytest.raises(SourceError, match="`document` joins texts"):
         source("documents.jsonl", tmp_path, document="input")
+    late = [pair for _ in range(150)] + [{**pair, "of": "late"}]
+    lines(tmp_path, *late, name="late.jsonl")
+    chosen = source("late.jsonl", tmp_path, where={"of": ["late"]})
+    assert chosen.kind == "pairs"
+    assert len(list(chosen.read())) == 1
 
 
 def test_a_table_of_images_decodes_bytes_and_reads_classes_by_name(tmp_path: Path) -> None:
@@ -224,3 +286,45 @@ def test_classes_that_are_words_are_numbered_by_a_labels_file(tmp_path: Path) ->
     found = read("x.parquet", tmp_path, labels="classes.txt")
     assert [d.target for d in found] == [0, 1]
     assert "has no number; give a `labels` file" in broken(find("x.parquet", base=tmp_path))[0]
+
+
+def test_other_documents_have_another_digest_though_the_bytes_are_equal(tmp_path: Path) -> None:
+    lines(tmp_path, {"text": "one"}, {"text": "two"}, name="m.jsonl")
+    (tmp_path / "m.txt").write_bytes((tmp_path / "m.jsonl").read_bytes())
+    lines(tmp_path, "a text", name="many/x.txt")  # a document, or a text that is cut
+    for folder in ("p/sub1", "q/sub2"):
+        for name in ("a", "b"):
+            lines(tmp_path, {"text": name}, name=f"{folder}/{name}.jsonl")
+    for names in (("m.jsonl", "m.txt"), ("many", "many/x.txt"), ("p", "q", "p/sub1")):
+        found = {find(name, base=tmp_path).digest() for name in names}
+        assert len(found) == len(names)
+    (tmp_path / "p").rename(tmp_path / "copy")
+    assert find("copy", base=tmp_path).digest() in found
+
+
+def test_a_number_is_one_however_written_and_a_date_is_its_text(tmp_path: Path) -> None:
+    lines(tmp_path, *({"text": "a", "n": n} for n in (0.5, 1.0, 1, True, "1")))
+    assert len(read("documents.jsonl", tmp_path, where={"n": [0.5, 1]})) == 3
+    assert len(read("documents.jsonl", tmp_path, where={"n": [1.0]})) == 2
+    assert len(read("documents.jsonl", tmp_path, where={"n": [True]})) == 1
+    days = [datetime.date(2026, 1, day) for day in (1, 2)]
+    pq.write_table(pa.table({"text": ["a", "b"], "day": days}), tmp_path / "x.parquet")
+    chosen = read("x.parquet", tmp_path, where={"day": ["2026-01-02"]})
+    assert [d.text for d in chosen] == ["b"]
+
+
+def test_a_row_without_the_column_of_a_filter_is_not_asked_for(tmp_path: Path) -> None:
+    lines(tmp_path, {"text": "a"}, {"text": "b", "of": None}, {"text": "c", "of": "x"},
+          {"text": "d", "meta": "none"})  # fmt: skip
+    assert [d.text for d in read("documents.jsonl", tmp_path, where={"of": ["x"]})] == ["c"]
+    with pytest.raises(SourceError, match=r"none of 4 rows has the column 'off' .*line 1"):
+        read("documents.jsonl", tmp_path, where={"of": ["x"], "off": ["x"]})
+
+
+def test_rows_without_the_column_of_a_filter_are_not_read_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.rows.GIVEN_UP", 5)
+    lines(tmp_path, *({"text": "a"} for _ in range(9)))
+    with pytest.raises(SourceError, match="none of 5 rows has the column 'of'"):
+        read("documents.jsonl", tmp_path, where={"of": ["x"]})

@@ -56,6 +56,50 @@ def plain(name: str, folder: Path) -> nn.Module:
     return module
 
 
+@pytest.mark.parametrize("name", ["gpt-neox", "gpt-j"])
+def test_masks_that_older_versions_wrote_as_numbers_are_spare(name: str, tmp_path: Path) -> None:
+    folder = tiny.folder(name, tmp_path)
+    bare = facts(folder)
+    inside = "gpt_neox.layers.0.attention" if name == "gpt-neox" else "transformer.h.0.attn"
+    tensors = load_file(folder / "model.safetensors")
+    tensors[f"{inside}.masked_bias"] = torch.tensor(-1e9)
+    tensors[f"{inside}.bias"] = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert replace(facts(folder), digest="", bytes=0) == replace(bare, digest="", bytes=0)
+    assert load(tiny.ref(folder)).family.name == name
+
+
+def test_a_cap_that_a_class_has_and_a_file_does_not_say_is_kept(tmp_path: Path) -> None:
+    folder = tiny.folder("gemma2", tmp_path)
+    said = json.loads((folder / "config.json").read_text())
+    said.pop("attn_logit_softcapping", None)
+    (folder / "config.json").write_text(json.dumps(said))
+    assert attention(load(tiny.ref(folder)).module) == "eager"
+
+
+def test_an_mlp_that_multiplies_two_branches_is_told_as_gated(home: Path, tmp_path: Path) -> None:
+    gated = {"mistral", "gemma", "phi3"}
+    for name in ("mistral", "gemma", "phi3", "phi", "gpt2", "opt", "roberta", "vit", "timm-vit"):
+        folder = home / name if (home / name).is_dir() else tiny.folder(name, tmp_path)
+        assert facts(folder).gated is (name in gated), name
+
+
+def test_weights_that_are_stored_quantised_are_refused_with_the_cure(copy: Path) -> None:
+    configured(copy / "opt", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(CheckpointError, match=r"stored quantised \(gptq\).*packed"):
+        facts(copy / "opt")
+
+
+@pytest.mark.parametrize(("name", "key"), [("gpt2", "n_layer"), ("distilbert", "n_layers")])
+def test_more_layers_than_there_are_tensors_are_refused(
+    name: str, key: str, tmp_path: Path
+) -> None:
+    folder = tiny.folder(name, tmp_path)
+    configured(folder, **{key: 100_000})
+    with pytest.raises(CheckpointError, match="says 100000 layers"):
+        facts(folder)
+
+
 @families
 def test_the_facts_are_those_of_the_module(name: str, home: Path) -> None:
     found = facts(home / name)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -28,11 +29,11 @@ from workers.building import build, quiet
 from workers.byhand import answering, other_rows, random_batch
 from workers.checkpoint import inspect
 from workers.collect import collect
-from workers.conv1d import as_linear
+from workers.conv1d import as_conv1d, as_linear
 from workers.evaluate import evaluate
 from workers.families import FAMILIES, Family
 from workers.histogram import summarise
-from workers.loading import Model, adopt
+from workers.loading import Model, Pixels, adopt
 from workers.messages import SITES, CellOrder
 from workers.parity import Check, Parity, parity
 from workers.parts import at, sites, values
@@ -225,6 +226,17 @@ def test_a_conv1d_becomes_a_linear_layer_of_the_same_memory_to_the_bit() -> None
         assert module[0].weight.data_ptr() == weight.data_ptr()
         assert torch.equal(module[0].weight, weight.T)
         assert torch.equal(module(x), before)
+        assert as_conv1d(module) is module
+        assert [type(part) for part in module] == [Conv1D, nn.GELU, Conv1D]
+        assert torch.equal(module[0].weight, weight)
+        assert torch.equal(module(x), before)
+
+
+def test_a_norm_that_a_name_promises_and_a_layer_lacks_is_none() -> None:
+    torch.manual_seed(0)
+    module = timm.create_model("vit_relpos_small_patch16_224", depth=2, embed_dim=48, num_heads=3)
+    scaling = Pixels(scale=1 / 255, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert parity(adopt(module, pixels=scaling)).passed
 
 
 def test_gpt2_can_be_adopted_and_planned_like_any_other(home: Path) -> None:

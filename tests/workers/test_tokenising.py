@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,20 @@ def test_a_folder_without_a_tokenizer_is_refused_with_the_cure(tmp_path: Path) -
     (tmp_path / "vocab.json").write_text("{}")  # half of the older files is none of them
     with pytest.raises(TokenizerError, match=r"no tokenizer\.json.*save_pretrained"):
         encode(tmp_path, ["a"])
+
+
+def test_older_files_that_do_not_say_all_are_refused_with_the_cure(
+    old: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "of a qwen2 model": ("config.json", {"model_type": "qwen2"}),
+        "were added": ("added_tokens.json", {"<|more|>": 400}),
+    }
+    for i, (why, (file, content)) in enumerate(changes.items()):
+        folder = shutil.copytree(old, tmp_path / str(i))
+        (folder / file).write_text(json.dumps(content))
+        with pytest.raises(TokenizerError, match=f"{why}.*save_pretrained"):
+            encode(folder, ["a"])
 
 
 def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
