@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo install test test-slow check format lint types imports report clean
+.PHONY: demo install test test-slow check format lint types imports report docs clean
 
 demo: install  ## sweep the four bundled models on local Ray; about three minutes
 	$(BIN)/peaksweep run examples/embedded.yaml --out runs/embedded
@@ -37,5 +37,9 @@ types: install
 imports: install
 	$(BIN)/lint-imports
 
+docs: install  ## the documentation as a site, in site/; every link and heading is checked
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

@@ -58,13 +58,13 @@ def sweep(spec: Path, run: Path, address: str | None) -> None:
     A process of its own, as `python -m orchestrator run` is, but forked from one that has the
     libraries already.
     """
-    from orchestrator import cli, sweep
+    from orchestrator import sweep, terminal
 
     said = run.with_suffix(".said").open("a")
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     sweep.report = lambda run: Path()  # type: ignore[attr-defined]
-    signal.signal(signal.SIGTERM, cli._on_signal)
+    signal.signal(signal.SIGTERM, terminal.on_signal)
     sweep.run(spec, out=run, address=address, local=address is None)
 
 

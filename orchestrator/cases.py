@@ -98,6 +98,7 @@ class Cases:
         return {
             "answers": len(answers),
             "seconds": sum(x.seconds for x in answers),
+            "tokens": sum(int(x.tokens.sum()) for x in answers),
             "fold_minus_hook": self._checked,
             "canaries": canaries,
             **{k: about[k] for k in ("compiled", "shared") if k in about},

@@ -7,36 +7,41 @@ interrupted; run the same command again to go on.
 """
 
 import json
-import shlex
 import signal
 import sys
-import time
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.live import Live
 from rich.markup import escape
 
-from orchestrator import absent, printing
+from orchestrator import absent, printing, watching
 from orchestrator import budget as budgeting
-from orchestrator.buckets import DifferingAnswersError
 from orchestrator.inspection import ModelError
-from orchestrator.mistakes import SpecError
+from orchestrator.omissions import omissions
 from orchestrator.plan import Plan
-from orchestrator.pool import PoolError
-from orchestrator.scratch import ScratchError
 from orchestrator.standing import status_table
 from orchestrator.status import status as status_of
-from orchestrator.store import Store, StoreError
-from orchestrator.sums import DifferingRoundsError
-from orchestrator.tasks import Failure
+from orchestrator.store import Store
+from orchestrator.terminal import (
+    Address,
+    CommandError,
+    Form,
+    Json,
+    Local,
+    Out,
+    Plugins,
+    Run,
+    SpecFile,
+    Track,
+    Workers,
+    end,
+    err,
+    exit_codes,
+    on_signal,
+    out,
+)
 from orchestrator.written import as_yaml, resolved
 
 app = typer.Typer(
@@ -46,30 +51,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
-
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A sweep file (YAML).")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or its URI.")]
-Out = Annotated[
-    str | None,
-    typer.Option("--out", help="Run folder, or a URI (s3://…); runs/NAME if not given."),
-]
-Address = Annotated[
-    str | None, typer.Option(help="A Ray cluster; one is started here if not given.")
-]
-Workers = Annotated[int | None, typer.Option(min=1, help="Replicas at once.")]
-Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", metavar="FILE.py", help="A module with methods of your own."),
-]
 
 
 @app.command()
 def plan(
     spec: SpecFile,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Json = False,
     plugin: Plugins = None,
 ) -> None:
     """Cells, tasks, bytes and hours; changes nothing."""
@@ -98,6 +85,7 @@ def run(
     ] = None,
     local: Local = False,
     plugin: Plugins = None,
+    track: Track = None,
 ) -> None:
     """All stages; resumes by itself."""
     from orchestrator import results, sweep
@@ -110,6 +98,7 @@ def run(
         only=only,
         local=local,
         plugins=plugin or (),
+        track=track or (),
     )
     store = Store.of(ended.run)
     tables = [results.table(store, kind).collect() for kind in ("cells", "summary", "curves")]
@@ -121,14 +110,14 @@ def run(
     )
     for line in printing.contrast_lines(results.table(store, "contrasts").collect()):
         out.print(line, markup=False, highlight=False)
-    for note in results.notes(store):
+    for note in [*results.notes(store), *omissions(store)]:
         out.print("[yellow]note[/] " + escape(note))
     out.print(
         f"\n{ended.computed:,} cells computed now, {ended.found:,} found."
         f"{printing.fetched(ended.fetched)} Tables: {ended.run}   Report: {ended.page}",
         soft_wrap=True,
     )
-    _end(store, ended.failures)
+    end(store, ended.failures)
 
 
 @app.command()
@@ -139,12 +128,19 @@ def collect(
     workers: Workers = None,
     local: Local = False,
     plugin: Plugins = None,
+    track: Track = None,
 ) -> None:
     """The statistics alone; a later run finds them done."""
     from orchestrator import results, sweep
 
     ended = sweep.collect(
-        spec, out=where, address=address, workers=workers, local=local, plugins=plugin or ()
+        spec,
+        out=where,
+        address=address,
+        workers=workers,
+        local=local,
+        plugins=plugin or (),
+        track=track or (),
     )
     store = Store.of(ended.run)
     for table in printing.statistics_tables(results.table(store, "statistics")):
@@ -155,39 +151,47 @@ def collect(
         f"{printing.fetched(ended.fetched)} Tables: {store.where('statistics')}",
         soft_wrap=True,
     )
-    _end(store, ended.failures)
-
-
-def _end(store: Store, failures: Sequence[Failure]) -> None:
-    """Tell what failed, and end the command with its code."""
-    for failure in failures:
-        said = (
-            f"{failure.label}: {failure.error} ({failure.blocked} tasks not tried because of it);"
-            f" details in {store.where(failure.record)}; by hand: {failure.command}"
-        )
-        err.print("[red]failed[/] " + escape(said), soft_wrap=True)
-    raise typer.Exit(1 if failures else 0)
+    end(store, ended.failures)
 
 
 @app.command()
 def status(
     run: Run,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds.")] = False,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until it ends.")] = False,
 ) -> None:
     """Done, running, missing and failed per stage, from files alone."""
+    if watch:
+        watching.watch(run, out, as_json=as_json)
+        return
     found = status_of(run)
     if as_json:
         out.print_json(data=asdict(found))
         return
-    if watch:
-        with Live(status_table(found), console=out) as live:
-            while not found.finished and found.holder is not None:
-                time.sleep(2)
-                found = status_of(run)
-                live.update(status_table(found))
-        return
     out.print(status_table(found), soft_wrap=True)  # so that a command stays one line
+
+
+@app.command()
+def query(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN… QUESTION", help="Runs; then SQL, or a ready-made question."),
+    ] = None,
+    form: Annotated[
+        Form | None, typer.Option("--format", help="How: that of --out, or a table.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--out", help="Into a file.")] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Ready-made questions; the tables of the runs given.")
+    ] = False,
+) -> None:
+    """SQL over the tables of one run or many; only reads."""
+    from orchestrator import asking
+
+    if listed:
+        asking.listed(words or ())
+    else:
+        asking.ask(words or (), form, file)
 
 
 @app.command()
@@ -201,6 +205,26 @@ def report(run: Run) -> None:
     results.aggregated(store, results.declared(store), results.metrics(store))
     write(store)
     out.print(store.where("report/index.html"), soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: Run,
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="Its name, or an SQL condition.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    form: Annotated[
+        Literal["checkpoint", "masks"], typer.Option("--format", help="A model, or arrays.")
+    ] = "checkpoint",
+    plugin: Plugins = None,
+) -> None:
+    """The ablated model as a checkpoint, or what it holds for other tools."""
+    from orchestrator import export as exporting  # torch takes seconds; `--help` should not
+
+    try:
+        made = exporting.export(run, cell, folder, form=form, plugins=plugin or ())
+    except exporting.REFUSED as error:
+        raise CommandError(str(error)) from error
+    out.print(exporting.sentence(made), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -240,49 +264,9 @@ def _plan_json(made: Plan, needs: budgeting.Budget) -> dict[str, object]:
     }
 
 
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-def _same() -> str:
-    """Return the command that this process was started with."""
-    return shlex.join(["peaksweep", *sys.argv[1:]])
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Turn what goes wrong into a sentence and an exit code."""
-    try:
-        yield
-    except SpecError as error:
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except PoolError as error:
-        err.print(f"The cluster cannot hold the plan: {error}", markup=False, soft_wrap=True)
-        sys.exit(3)
-    except (StoreError, ScratchError) as error:
-        err.print(str(error), markup=False, soft_wrap=True)
-        sys.exit(4)
-    except (DifferingAnswersError, DifferingRoundsError) as error:
-        err.print(str(error), markup=False, soft_wrap=True)
-        sys.exit(1)
-    except SystemExit as error:
-        if error.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            err.print(
-                f"Interrupted. Nothing is lost: to go on, run the same again: {_same()}",
-                markup=False,
-                soft_wrap=True,
-            )
-        raise
-    except Exception:
-        err.print(traceback.format_exc(), markup=False, highlight=False)
-        err.print("This is an error of peaksweep's own; what is done is kept. Please report it.")
-        sys.exit(70)
-
-
 def main() -> None:
     """Run the command line; ends the process with one of the exit codes above."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)
-    with _exit_codes():
+        signal.signal(number, on_signal)
+    with exit_codes():
         app(prog_name="peaksweep", standalone_mode=True)

@@ -11,7 +11,7 @@ that must not keep an error from being told.
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -49,9 +49,17 @@ class _Rate(ProgressColumn):
 class Story:
     """Tells what happens, as a context manager; `listen` is the scheduler's listener."""
 
-    def __init__(self, store: Store, console: Console) -> None:
-        """Tell it on a console and in a run folder; raises StoreError if that is not writable."""
-        self._console = console
+    def __init__(
+        self,
+        store: Store,
+        console: Console,
+        heard: Callable[[Mapping[str, object]], None] = lambda event: None,
+    ) -> None:
+        """Tell it on a console and in a run folder; raises StoreError if that is not writable.
+
+        `heard` is called with every event, after it was written.
+        """
+        self._console, self._heard = console, heard
         self._events = Events(store)
         self._live = console.is_terminal
         self._progress = Progress(
@@ -128,12 +136,14 @@ class Story:
 
     def say(self, event: str, **details: object) -> None:
         """Write one line of the story; raises StoreError if that cannot be done."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **details}, default=str)
+        told = {"time": round(time.time(), 3), "event": event, **details}
+        line = json.dumps(told, default=str)
         if not self._live:
             with suppress(OSError):  # whoever listened has gone; the run goes on
                 self._console.file.write(line + "\n")
                 self._console.file.flush()
         self._events.write(line)
+        self._heard(told)
 
 
 def _size(task: Task) -> int:

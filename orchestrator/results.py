@@ -1,57 +1,47 @@
 """Results: a run folder's tables as Polars frames, and the derived ones made anew.
 
+`open` is the door for notebooks (`orchestrator.opened`), `table` the files of one table
+(`orchestrator.frames`).
+
 Reading needs nothing but files, so it works while a sweep is running and from
 another machine. What is not there yet is an empty frame with the right columns.
 """
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
 
 from orchestrator import aggregate
-from orchestrator.buckets import FILE
+from orchestrator.frames import asked, damaged, derived, table
 from orchestrator.names import data_file
+from orchestrator.opened import NotInRunError, Run, open
 from orchestrator.pairs import Precision
 from orchestrator.seals import BLANK, KEY
-from orchestrator.sections import Scored
 from orchestrator.stopping import Visits, left_out, visits
 from orchestrator.stops import Reading, reading, stops, unfinished
-from orchestrator.store import Store, StoreError
-from orchestrator.tables import SCHEMAS
+from orchestrator.store import Store
+
+__all__ = [
+    "NotInRunError",
+    "Run",
+    "aggregated",
+    "asked",
+    "damaged",
+    "declared",
+    "metrics",
+    "notes",
+    "open",
+    "table",
+    "unread",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def table(store: Store, kind: str, *, file: str | None = None) -> pl.LazyFrame:
-    """Return a table of the run by name: `results`, `statistics`, `cells`, …
-
-    `file`: name of a column that says in which file of this machine a row stands.
-    """
-    files = [kind + ".parquet"] if store.exists(kind + ".parquet") else store.files(kind)
-    schema = SCHEMAS.get(kind)
-    empty = pl.from_arrow(schema.empty_table()) if schema is not None else pl.DataFrame()
-    assert isinstance(empty, pl.DataFrame)
-    paths = store.paths(files)
-    if not paths:
-        return empty.lazy()
-    # Parts of an earlier version may lack a column that others have.
-    known = None if schema is None else empty.schema
-    return pl.scan_parquet(
-        paths,
-        schema=known,
-        missing_columns="insert",
-        extra_columns="ignore",
-        include_file_paths=file,
-        glob=False,  # a folder's name may have brackets
-    )
 
 
 def _told(read: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
@@ -62,7 +52,7 @@ def _told(read: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Stor
         try:
             return read(store, *arguments, **named)
         except (pl.exceptions.PolarsError, pa.ArrowException) as error:
-            raise _damaged(store, str(error)) from error
+            raise damaged(store, str(error)) from error
 
     return told
 
@@ -71,18 +61,13 @@ def _told(read: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Stor
 def aggregated(
     store: Store, declared: Sequence[tuple[str, str]], metrics: Sequence[str] = ("top1", "ce")
 ) -> None:
-    """Write the derived tables (`DERIVED`) from the cells and results that are there.
+    """Write the derived tables (`frames.MADE`, `stops`) from the cells and results that are there.
 
     Raises DifferingAnswersError where two answers to one cell differ, ScratchError where the folder
     for temporary files is full.
     """
-    cells, results = table(store, "cells"), table(store, "results", file=FILE)
-    # One after the other, so that not all of them are in memory at once.
-    for name, frame in aggregate.tables(
-        cells, results, declared, metrics=metrics, documents_bytes=_bytes(store)
-    ):
+    for name, frame in derived(store, declared, metrics):
         _write(store, name, frame)
-    _write(store, "deletions", aggregate.deletions(cells, table(store, "executions")))
     read = _reading(store)
     if read is not None:
         _write(store, "stops", stops(read))
@@ -124,10 +109,10 @@ def unread(store: Store) -> set[str]:
 
 def _reading(store: Store) -> Reading | None:
     """Return how far the cells of a run have been read; None where every cell reads all."""
-    asked, cells = _asked(store), table(store, "cells")
-    if asked.get("precision") is None:
+    said, cells = asked(store), table(store, "cells")
+    if said.get("precision") is None:
         return None
-    precision = Precision.model_validate(asked["precision"])
+    precision = Precision.model_validate(said["precision"])
     sources = dict(cells.select("model", "data").unique().collect().iter_rows())
     planned = table(store, "plan").filter(pl.col("kind") == "cell").select("model", "rounds")
     rounds = dict(planned.unique().collect().iter_rows())
@@ -135,54 +120,10 @@ def _reading(store: Store) -> Reading | None:
     def seen(model: str) -> Visits:
         file = data_file(model, sources[model])
         data = store.table(file, ["document", "role", "target"])
-        return visits(data, asked["seeds"]["visits"], rounds[model])
+        return visits(data, said["seeds"]["visits"], rounds[model])
 
-    pairs = precision.contrast or [(a, b) for a, b in asked["contrasts"]]
+    pairs = precision.contrast or [(a, b) for a, b in said["contrasts"]]
     return reading(cells, table(store, "results"), seen, pairs, precision)
-
-
-def _bytes(store: Store) -> pl.LazyFrame | None:
-    """Return how many bytes of text each sequence stands for; None where there is no text.
-
-    Also None where the sweep scores some positions only: their loss is not that of the bytes.
-    """
-    if _positions(store) not in (None, Scored().model_dump()):
-        return None
-    data = store.paths(store.files("data"))
-    texts = [f for f in data if "bytes" in pq.read_schema(f).names]
-    if not texts:
-        return None
-    columns = ("model", "data", "sequence", "bytes")  # tables of pairs have more than others
-    return pl.concat([pl.scan_parquet(text, glob=False).select(columns) for text in texts])
-
-
-def _positions(store: Store) -> object:
-    """Return what the sweep file says of which positions are scored; None without one."""
-    return _asked(store).get("evaluation", {}).get("positions")
-
-
-def _asked(store: Store) -> Mapping[str, Any]:
-    """Return the sweep file as it was resolved; nothing where there is none.
-
-    Raises StoreError if it is damaged.
-    """
-    if not store.exists("sweep.yaml"):
-        return {}
-    try:
-        asked = yaml.safe_load(store.read("sweep.yaml"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise _damaged(store, f"sweep.yaml: {error}") from error
-    if not isinstance(asked, dict):
-        raise _damaged(store, "sweep.yaml is no resolved sweep file")
-    return asked
-
-
-def _damaged(store: Store, why: str) -> StoreError:
-    said = why.strip().splitlines()[0]
-    return StoreError(
-        f"the run folder {store.uri} cannot be read ({said}); run the same sweep again, which makes"
-        " damaged files anew"
-    )
 
 
 @_told
@@ -223,12 +164,12 @@ def _uncompiled(store: Store) -> list[str]:
 
 def _shortages(store: Store) -> list[str]:
     """Return where a source held less than the sweep asked of it."""
-    asked = _asked(store).get("data", {})
+    sources = asked(store).get("data", {})
     said = []
     for path in store.paths(store.files("data")):
         rows = pl.scan_parquet(path, glob=False).group_by("model", "data", "role").len().collect()
         for model, data, role, count in rows.sort("role").iter_rows():
-            wanted = asked.get(data, {}).get(role, {}).get("sequences")
+            wanted = sources.get(data, {}).get(role, {}).get("sequences")
             if wanted is not None and count < wanted:
                 said.append(
                     f"{model} on {data}: {count} sequences to {role} were found where {wanted} were"
@@ -248,7 +189,7 @@ def declared(store: Store) -> list[tuple[str, str]]:
 
 
 def _said(store: Store, key: str) -> Any:
-    asked = _asked(store)
-    if key not in asked:
-        raise _damaged(store, f"sweep.yaml does not say `{key}`")
-    return asked[key]
+    said = asked(store)
+    if key not in said:
+        raise damaged(store, f"sweep.yaml does not say `{key}`")
+    return said[key]

@@ -27,7 +27,7 @@ def status_table(found: Status) -> RenderableType:
 
 
 def _parts(found: Status) -> Iterator[RenderableType]:
-    yield Text(f"{found.run}: {_state(found)}")
+    yield Text(f"{found.run}: {state(found)}")
     if found.stages:
         table = Table(box=None, pad_edge=False)
         table.add_column("stage")
@@ -38,13 +38,13 @@ def _parts(found: Status) -> Iterator[RenderableType]:
             table.add_row(stage.stage, *(f"{n:,}" for n in counts))
         yield table
     for failure in found.failures[:FAILURES]:
-        yield from _failure(failure)
+        yield from failure_lines(failure)
     rest = len(found.failures) - FAILURES
     if rest > 0:
         yield Text(f"{counted(rest, 'more failure')} in {found.run}/failures")
 
 
-def _state(found: Status) -> str:
+def state(found: Status) -> str:
     """Return in words who drives a run, and how fast."""
     held = found.holder
     if held is None and found.finished:
@@ -60,12 +60,13 @@ def _state(found: Status) -> str:
     state = ", ".join(said) + ")"
     if found.rate is not None:
         state += f", {found.rate:,.{0 if found.rate >= 10 else 1}f} cells a minute"
-    if found.seconds_left is not None:
+    if found.seconds_left is not None and not found.finished:
         state += f", about {duration(found.seconds_left)} left"
     return f"{state}; finished but for the report" if found.finished else state
 
 
-def _failure(failure: FailureStatus) -> Iterator[Text]:
+def failure_lines(failure: FailureStatus) -> Iterator[Text]:
+    """Yield what failed and why, and the command that does it again."""
     tried = "" if failure.attempts is None else f" (tried {_times(failure.attempts)})"
     yield Text.assemble(("failed ", "red"), f"{failure.label}: {failure.why}{tried}")
     if failure.command:

@@ -25,6 +25,7 @@ from orchestrator.course import Course, course
 from orchestrator.events import events
 from orchestrator.lease import Clock, Holder, holder
 from orchestrator.machine import Machine
+from orchestrator.meters import Reading
 from orchestrator.results import unread
 from orchestrator.resume import FOLDERS, MEANS
 from orchestrator.store import Store, StoreError
@@ -76,6 +77,8 @@ class Status:
     """Cells it answers a minute; None before there are any."""
     seconds_left: float | None = None
     """Seconds until the rest is answered at this rate; None where that is not known."""
+    reading: Reading | None = None
+    """What the driver's story adds up to: its stages' pace and its workers; None without one."""
 
     @property
     def driver(self) -> int | None:
@@ -112,6 +115,7 @@ def status(
             since=None if held is None else held.started,
             rate=None if on is None else on.rate,
             seconds_left=None if on is None else on.seconds_left,
+            reading=None if on is None else on.reading,
         )
     except StoreError:
         raise

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator import parts, specfile
+from orchestrator import parts, results, specfile, trackers
 from orchestrator import plan as planning
 from orchestrator.glance import glance
+from orchestrator.live import Live
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.plan import Plan
 from orchestrator.plugins import discover, known
 from orchestrator.report import report
-from orchestrator.results import aggregated
 from orchestrator.spec import parse
 from orchestrator.tasks import Failure
 from orchestrator.work import Request, done
@@ -105,15 +105,18 @@ def run(
     only: str | None = None,
     local: bool = False,
     plugins: Sequence[str | Path] = (),
+    track: Sequence[str] = (),
     told: Console | None = None,
 ) -> Outcome:
     """Run a sweep, or what is left of it, and return how it ended.
 
     `out` is the run folder (`runs/<name>` when None), `address` a Ray cluster
     (one started here when None), `only` an SQL condition on the cells table, and
-    `local` runs in this process without Ray, and `plugins` are modules of a user's own methods.
+    `local` runs in this process without Ray, `plugins` are modules of a user's own methods, and
+    `track` says where it is logged besides, `tensorboard:DIR` for example.
     Raises SpecError, StoreError and PoolError; a task that fails is in the outcome instead.
     """
+    live = Live(trackers.opened(track))
     asked = Request(
         file=Path(file),
         planned=partial(plan, file, fetch=True, plugins=plugins),
@@ -125,9 +128,14 @@ def run(
         verb="run",
         plugins=plugins,
         told=told,
+        live=live,
     )
     with done(asked) as work:
-        aggregated(work.store, work.made.spec.contrasts, work.made.spec.evaluation.metrics)
+        spec = work.made.spec
+        results.aggregated(work.store, spec.contrasts, spec.evaluation.metrics)
+        if track:
+            kinds = ("summary", "contrasts")
+            live.tables({kind: results.table(work.store, kind).collect() for kind in kinds})
         report(work.store)
         page = work.store.where("report/index.html")
     lost = {cell for f in work.failures for cell in f.cells}
@@ -149,6 +157,7 @@ def collect(
     workers: int | None = None,
     local: bool = False,
     plugins: Sequence[str | Path] = (),
+    track: Sequence[str] = (),
     told: Console | None = None,
 ) -> Collected:
     """Collect the statistics of a sweep and no more; return how that ended.
@@ -166,6 +175,7 @@ def collect(
         verb="collect",
         plugins=plugins,
         told=told,
+        live=Live(trackers.opened(track)),
     )
     with done(asked) as work:
         pass

@@ -29,15 +29,18 @@ from orchestrator import (
     ray_pool,
     resume,
     shared,
+    telemetry,
     upkeep,
 )
 from orchestrator.lease import leased
+from orchestrator.live import Live
 from orchestrator.plan import Plan
 from orchestrator.pool import Pool
 from orchestrator.progress import Story, console
 from orchestrator.scheduler import Scheduler
 from orchestrator.store import Store, StoreError
 from orchestrator.tasks import Failure, Task, with_needs
+from orchestrator.written import resolved
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +60,8 @@ class Request:
     """The command's, for the failures' sake: `run` or `collect`."""
     plugins: Sequence[str | Path]
     told: Console | None
+    live: Live
+    """Hands on what the story adds up to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +88,9 @@ def done(asked: Request) -> Iterator[Work]:
         screen = asked.told or console()
         lease = stack.enter_context(leased(store, tell=partial(_say, screen)))
         store = store.at(lease.epoch)
-        story = stack.enter_context(Story(store, screen))
+        story = stack.enter_context(Story(store, screen, asked.live.hear))
+        name = f"{Path(store.uri).name}-{lease.epoch}"
+        stack.enter_context(asked.live.begun(name, resolved(made.spec), story.say))
         there = upkeep.tidy(made, store, story.say, lease.check)
         if compaction.compact(store, story.say, lease.check):
             there = resume.there(made, store)
@@ -100,6 +107,9 @@ def done(asked: Request) -> Iterator[Work]:
         failures: list[Failure] = []
         if left.tasks:
             pool, again = stack.enter_context(_pool(asked, made, store))
+            if not asked.local:  # ends before the cluster does
+                metrics = telemetry.ClusterMetrics(Path(store.uri).name)
+                stack.enter_context(asked.live.feeding("cluster metrics", metrics))
             if again is not made:  # planned again, for the device that the cluster has
                 made, left = again, resume.left(asked.part(again), store, there)
             listing.write_plan(made, store)

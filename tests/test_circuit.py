@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from orchestrator import printing, results, sweep
+from orchestrator import frames, printing, sweep
 from orchestrator.report import read
 from orchestrator.store import Store
 from tests.sweeps import answers, events, written
@@ -189,7 +189,7 @@ def test_tables_of_pairs_lie_beside_others(run: Path, tmp_path: Path) -> None:
     frame.drop("donor", "wrong").with_columns(bytes=pl.lit(7, pl.Int64)).write_parquet(
         folder / "a text.parquet"
     )
-    found = results._bytes(Store.of(tmp_path))
+    found = frames._bytes(Store.of(tmp_path))
     assert found is not None
     sizes = found.collect()["bytes"]
     assert (sizes.null_count(), sizes.sum()) == (frame.height, 7 * frame.height)

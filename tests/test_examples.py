@@ -40,6 +40,7 @@ def test_an_example_says_in_three_lines_what_it_asks_and_which_table_answers(que
     lines = (EXAMPLES / f"{question}.yaml").read_text().splitlines()
     comment = [line for line in lines if line.startswith("#")]
     assert lines[: len(comment)] == comment
+    assert comment.pop() == "# yaml-language-server: $schema=../docs/schema.json"
     assert len(comment) == 3
     assert comment[0].split(":")[0].rstrip().endswith("?") or "? " in comment[0]
     assert ".parquet" in comment[0] or "selections/" in comment[0]

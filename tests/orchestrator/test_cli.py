@@ -60,9 +60,6 @@ class Shell:
 def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setenv("COLUMNS", "200")
-    for name in ("out", "err"):  # the consoles are made on import, with the streams of then
-        console = cli.Console(stderr=name == "err", width=200)
-        monkeypatch.setattr(cli, name, console)
     yield Shell(monkeypatch, capsys)
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -78,7 +75,7 @@ def raising(error: BaseException) -> Act:
 def test_the_verbs_are_these_and_no_others() -> None:
     # A new verb is a decision: docs/decisions/ says why there is one.
     names = [c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback]
-    assert names == ["plan", "run", "collect", "status", "report", "parity"]
+    assert names == ["plan", "run", "collect", "status", "query", "report", "export", "parity"]
     assert cli.app.registered_groups == []
 
 
@@ -86,13 +83,30 @@ def test_the_options_of_a_run_are_these_and_no_others(shell: Shell) -> None:
     # Settings live in the sweep file; an option says where and on what, never what is computed.
     assert shell("run", "--help") == 0
     options = {word for word in shell.out.replace(",", " ").split() if word.startswith("--")}
-    assert options == {"--out", "--address", "--workers", "--only", "--local", "--plugin", "--help"}
+    assert options == {
+        "--out",
+        "--address",
+        "--workers",
+        "--only",
+        "--local",
+        "--plugin",
+        "--track",
+        "--help",
+    }
 
 
 def test_a_collection_has_the_options_of_a_run_but_for_the_cells(shell: Shell) -> None:
     assert shell("collect", "--help") == 0
     options = {word for word in shell.out.replace(",", " ").split() if word.startswith("--")}
-    assert options == {"--out", "--address", "--workers", "--local", "--plugin", "--help"}
+    assert options == {
+        "--out",
+        "--address",
+        "--workers",
+        "--local",
+        "--plugin",
+        "--track",
+        "--help",
+    }
 
 
 def test_help_is_given_without_being_asked(shell: Shell) -> None:
@@ -198,6 +212,8 @@ def test_a_run_that_ends_well_prints_its_summary_and_where_the_report_lies(
         "a.py",
         "--plugin",
         "b.py",
+        "--track",
+        "tensorboard:logs",
     )
     code = shell("run", "x.yaml", "--out", "o", *more)
     assert code == 0, shell.err
@@ -209,6 +225,7 @@ def test_a_run_that_ends_well_prints_its_summary_and_where_the_report_lies(
         "only": "seed = 0",
         "local": True,
         "plugins": [Path("a.py"), Path("b.py")],
+        "track": ["tensorboard:logs"],
     }
     assert "zoo:opt on stdlib, unablated" in shell.out
     assert "12 cells computed now, 3,456 found." in shell.out
@@ -255,6 +272,7 @@ def test_a_collection_that_ends_well_prints_what_it_counted_and_where_it_lies(
         "workers": 2,
         "local": False,
         "plugins": (),
+        "track": (),
     }
     assert "a on texts, float32" in shell.out
     assert "12 tasks done now, 3,456 found in the run folder." in shell.out
@@ -318,6 +336,8 @@ def test_a_status_is_told_as_a_table_or_as_json(shell: Shell, run_folder: Path) 
     Store(run_folder).replace("plan.parquet", parquet(rows("plan", columns, 1)))
     assert shell("status", run_folder) == 0
     assert "not running here" in " ".join(shell.out.split())
+    assert shell("status", run_folder, "--watch") == 0  # nobody drives it: there is nothing to see
+    assert "not running here" in " ".join(shell.out.split())
     assert shell("status", run_folder, "--json") == 0
     prepare, *_ = json.loads(shell.out)["stages"]
     assert prepare == {"stage": "prepare", "done": 0, "running": 0, "missing": 1, "failed": 0}
@@ -327,6 +347,18 @@ def test_a_status_is_told_as_a_table_or_as_json(shell: Shell, run_folder: Path) 
 def test_a_folder_without_a_run_ends_with_4(shell: Shell, tmp_path: Path, verb: str) -> None:
     assert shell(verb, tmp_path) == 4
     assert "holds no run" in shell.err
+
+
+def test_a_run_is_asked_and_a_wrong_question_ends_with_2(shell: Shell, run_folder: Path) -> None:
+    assert shell("query", run_folder, "SELECT COUNT(*) AS n FROM cells", "--format", "csv") == 0
+    assert shell.out == "n\n275\n"
+    assert shell("query", run_folder, "SELECT x FROM sumary") == 2
+    assert "did you mean 'summary'?" in shell.err
+    assert "Traceback" not in shell.err
+    assert shell("query", run_folder.parent, "slowest") == 4
+    assert "holds no run" in shell.err
+    assert shell("query", "--list") == 0
+    assert "best-method" in shell.out
 
 
 def test_help_imports_neither_ray_nor_torch() -> None:

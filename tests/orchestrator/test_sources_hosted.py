@@ -85,6 +85,17 @@ def test_of_a_stream_no_more_is_read_than_is_taken(
     assert taken == [64]
 
 
+def test_a_split_of_a_stream_can_be_read_by_itself(hub: Path) -> None:
+    reading = {"splits": ["train", "test"], "where": {"of": ["y"]}}
+    found = of(hub, streaming=True, **reading)
+    assert found.read_split is not None
+    for split in ("train", "test"):
+        mine = [d for d in found.read() if isinstance(d, Document) and d.split == split]
+        assert list(found.read_split(split)) == mine
+        assert len(mine) == 50
+    assert of(hub, **reading).read_split is None
+
+
 def test_images_of_a_set_come_undecoded_and_with_their_classes(hub: Path, tmp_path: Path) -> None:
     features = datasets.Features(
         {"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}

@@ -21,22 +21,32 @@ from workers.loading import Model, facts
 from workers.messages import SITES, Batch, ByPosition, CellOrder, Constant, Hold, Site
 from workers.saving import Saved, SavingError, held_columns, save
 
+
+def slow(*values: Any) -> Any:
+    """Mark families whose kind has another in the default run."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 WITH_BIAS = [
-    "opt", "roberta", "vit", "deit", "gpt2", "gpt-neox", "phi", "bert", "distilbert", *tiny.TIMM,
-]  # fmt: skip
+    *("opt", "roberta", "vit", "gpt2", "timm-vit"),
+    *map(slow, ("deit", "gpt-neox", "phi", "bert", "distilbert", "timm-eva", "timm-eva-split")),
+]
 BY_SETTING = [
     ("llama", ("attn_pre_out", "mlp_mid"), ("attention_bias", "mlp_bias")),
-    ("gemma", ("attn_pre_out",), ("attention_bias",)),
-    ("gemma2", ("attn_pre_out",), ("attention_bias",)),
-    ("gemma3", ("attn_pre_out",), ("attention_bias",)),
-    ("qwen3", ("attn_pre_out",), ("attention_bias",)),
-    ("olmo2", ("attn_pre_out",), ("attention_bias",)),
     ("gpt-j", ("mlp_mid",), ()),
+    *(
+        slow(name, ("attn_pre_out",), ("attention_bias",))
+        for name in ("gemma", "gemma2", "gemma3", "qwen3", "olmo2")
+    ),
 ]
 WITHOUT = [
-    ("mistral", "attn_pre_out"), ("mistral", "mlp_mid"), ("qwen2", "attn_pre_out"),
-    ("phi3", "attn_pre_out"), ("gpt-j", "attn_pre_out"), ("gemma2", "mlp_mid"),
-]  # fmt: skip
+    ("mistral", "attn_pre_out"),
+    ("gemma2", "mlp_mid"),
+    slow("mistral", "mlp_mid"),
+    slow("qwen2", "attn_pre_out"),
+    slow("phi3", "attn_pre_out"),
+    slow("gpt-j", "attn_pre_out"),
+]
 
 
 def cell(
