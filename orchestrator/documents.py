@@ -65,7 +65,8 @@ class Broken:
     """What was expected and what was found."""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.why}"
+        told = f"{self.where}: {self.why}"  # a file's name may be bytes that are no text
+        return told.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +84,8 @@ class Source:
     streaming: bool = False
     """Whether it comes over the network as it is read, perhaps without end: take what is needed
     and stop. Splits take turns, so that the second is met before the first ends."""
+    read_split: Callable[[str], Iterator[Document | Broken]] | None = None
+    """Streams with splits: reads one of them, so that each is read no further than is needed."""
     revision: str | None = None
     """Hub: the commit that is read."""
     identity: str = ""
@@ -162,6 +165,13 @@ class Skipped:
         self.first: list[Broken] = []
         """The first `LISTED` of these."""
 
+    def add(self, other: "Skipped") -> None:
+        """Count what another reading met, too."""
+        self.documents += other.documents
+        self.blank += other.blank
+        self.broken += other.broken
+        self.first = [*self.first, *other.first][:LISTED]
+
 
 def usable(source: Source, skipped: Skipped, *, most: int | None = None) -> Iterator[Document]:
     """Yield a source's documents without what is broken, and keep count in `skipped`.
@@ -171,7 +181,8 @@ def usable(source: Source, skipped: Skipped, *, most: int | None = None) -> Iter
     Raises SourceError when none of the first `GIVEN_UP` rows is a document, and, where it was
     read to its end, when more than half of its rows are broken, or all are blank.
     """
-    for rows, found in enumerate(source.read(), 1):
+    for rows, read in enumerate(source.read(), 1):
+        found = _named(read)
         if isinstance(found, Broken):
             skipped.broken += 1
             if len(skipped.first) < LISTED:
@@ -186,6 +197,21 @@ def usable(source: Source, skipped: Skipped, *, most: int | None = None) -> Iter
             break
     else:
         _judge(skipped)
+
+
+def _named(found: Document | Broken) -> Document | Broken:
+    """Return a document as it is, but broken where its name, a file's, is no text."""
+    if isinstance(found, Document) and not _is_text(found.name):
+        return Broken(where=found.name, why="the file's name is not UTF-8; rename the file")
+    return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _judge(skipped: Skipped) -> None:

@@ -48,6 +48,8 @@ def misfit(ref: ModelRef, data: DataSpec, source: Source) -> str | None:
         return _image_misfit(ref, data)
     if Path(ref.folder).is_dir() and (why := unreadable(Path(ref.folder))) is not None:
         return f"is text, and {why}"
+    if source.kind == "pairs" and (said := _pairs_misfit(data)) is not None:
+        return said
     if data.sequence_length is not None and data.sequence_length > facts.window:
         return f"asks for {data.sequence_length} positions; the model takes {facts.window} at most"
     return _cut_misfit(facts, data)
@@ -58,9 +60,8 @@ def _as_they_are(data: DataSpec, facts: ModelFacts) -> bool:
 
 
 def _image_misfit(ref: ModelRef, data: DataSpec) -> str | None:
-    for key in ("stride", "context", "truncate"):
-        if getattr(data, key):
-            return f"asks for `{key}`, which is for text; leave it out"
+    if (key := _cutting(data)) is not None:
+        return f"asks for `{key}`, which is for text; leave it out"
     if ref.facts.image is None or _as_they_are(data, ref.facts) or not Path(ref.folder).is_dir():
         return None
     try:
@@ -68,6 +69,19 @@ def _image_misfit(ref: ModelRef, data: DataSpec) -> str | None:
     except TransformError as error:
         return f"must be made the model's size: {error}"
     return None
+
+
+def _pairs_misfit(data: DataSpec) -> str | None:
+    """Return the setting that a prompt has no use for: it is never cut, and alike on purpose."""
+    key = _cutting(data) or ("near_duplicates" if data.near_duplicates != "drop" else None)
+    if key is None:
+        return None
+    return f"asks for `{key}`, and paired prompts are fed whole, but for equal ones; leave it out"
+
+
+def _cutting(data: DataSpec) -> str | None:
+    """Return a setting of how texts are cut that is given; None if none is."""
+    return next((key for key in ("stride", "context", "truncate") if getattr(data, key)), None)
 
 
 def _cut_misfit(facts: ModelFacts, data: DataSpec) -> str | None:

@@ -6,14 +6,16 @@ collected documents may be those that a model is evaluated on. Constants would t
 be fitted to what they are tested by.
 
 Two sources are of the same content where they share a file, or are the same set of a hub. They
-are kept apart by splits, by the two halves of a division by hash, and by filters (`where`) that
-no row passes both of. Two files that share a text are not seen here; copies within one
-source are (`orchestrator.duplicates`).
+are kept apart by splits, by the two halves of a division by hash, if both make the same documents
+of it, and by filters (`where`) that no row passes both of. Two files that share a text are not
+seen here; copies within one source are (`orchestrator.duplicates`).
 """
 
+import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from orchestrator import tabled
 from orchestrator.documents import Source
 from orchestrator.mistakes import Mistake
 from orchestrator.sections import DataSpec
@@ -44,7 +46,9 @@ def overlaps(spec: Spec, found: Mapping[str, Source]) -> list[Mistake]:
                 continue
             one, two = (spec.data[key], found[key]), (spec.data[own], found[own])
             collected, scored = _part(*one, "collect"), _part(*two, "evaluate")
-            if _same(one, two) and _meet(collected, scored) and not _apart(one[0], two[0]):
+            alike = _documents(*one) == _documents(*two)
+            met = _meet(collected, scored, halved_alike=alike)
+            if _same(one, two) and met and not _apart(one[0], two[0]):
                 what = f"the split {collected.split!r}" if collected.split else "documents"
                 message = (
                     f"{key} collects {what} of the very content that {own} evaluates"
@@ -72,10 +76,20 @@ def _same(one: tuple[DataSpec, Source], two: tuple[DataSpec, Source]) -> bool:
     return bool(shared) or one[1].digest() == two[1].digest()
 
 
-def _meet(one: Part, two: Part) -> bool:
+def _documents(data: DataSpec, source: Source) -> object:
+    """Return what decides the content of documents, by which a source is divided in halves."""
+    joined = None  # rows that are not joined are the same ones, whichever are read
+    if data.document is not None:
+        joined = data.document, json.dumps(data.where, sort_keys=True)
+    column = {"text": data.text, "images": data.image, "pairs": data.input}[source.kind]
+    passages = tabled.format_of(data.source) == "texts"  # a folder of them is of whole texts
+    return source.kind, column, joined, passages
+
+
+def _meet(one: Part, two: Part, *, halved_alike: bool) -> bool:
     splits = {one.split, two.split} - {None}
     halves = {one.half, two.half} - {None}
-    return len(splits) < 2 and len(halves) < 2
+    return len(splits) < 2 and (len(halves) < 2 or not halved_alike)
 
 
 def _apart(one: DataSpec, two: DataSpec) -> bool:

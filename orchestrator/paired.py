@@ -19,9 +19,9 @@ places are accepted, because no rule over tokens can tell.
 Shapes: T positions, W wrong answers.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from orchestrator.documents import Broken, Document
 from orchestrator.sections import DEFAULT_SEQUENCES
 from orchestrator.store import rows
+from orchestrator.taking import ROLES, Role
 from orchestrator.tasks import Task
 from workers.messages import NOT_SCORED
 from workers.tokenising import encode
@@ -62,19 +63,20 @@ class Pair:
 
 
 def table(
-    task: Task, documents: Sequence[tuple[str, Document]]
+    task: Task, documents: Mapping[Role, Iterable[Document]]
 ) -> tuple[pa.Table, tuple[Broken, ...]]:
     """Return the data table of one (model, data), and the rows that were left out.
 
-    `documents` come with their role. Each role takes them in the order of their names' hashes, as
-    many as are asked for; of a number of tokens, until that is reached. Raises PairsError where a
-    role has none, or most are broken.
+    Each role takes its documents in their order, as many as are asked for; of a number of tokens,
+    until that is reached. All that are collected are looked at before the first that is evaluated,
+    and no more than are needed, and a few. Raises PairsError where a role has none, or most are
+    broken.
     """
     a = task.arguments
     columns: dict[str, list[Any]] = {c: [] for c in _COLUMNS}
     broken: list[Broken] = []
-    for role in ("collect", "evaluate"):
-        some, left_out = _taken(a, [d for r, d in documents if r == role], a["roles"][role], role)
+    for role in ROLES:
+        some, left_out = _taken(a, documents[role], a["roles"][role], role)
         if not some or len(left_out) > len(some):
             raise PairsError(_refused(role, len(some), left_out))
         broken += left_out
@@ -99,15 +101,14 @@ _COLUMNS = ("role", "document", "sequence", "input", "target", "donor", "wrong")
 
 
 def _taken(
-    a: Mapping[str, Any], documents: Sequence[Document], asked: Mapping[str, Any], role: str
+    a: Mapping[str, Any], documents: Iterable[Document], asked: Mapping[str, Any], role: Role
 ) -> tuple[list[Pair], list[Broken]]:
     """Return as many pairs as a role is asked for, and the broken rows among those looked at."""
-    ordered = sorted(documents, key=lambda d: hashlib.sha256(d.name.encode()).digest())
     most = asked["sequences"] or (None if asked["tokens"] else DEFAULT_SEQUENCES[role])
     taken: list[Pair] = []
     broken: list[Broken] = []
     positions = 0
-    for found in _pairs(a, ordered):
+    for found in _pairs(a, documents):
         enough = positions >= asked["tokens"] if most is None else len(taken) >= most
         if enough:
             break
@@ -119,10 +120,10 @@ def _taken(
     return taken, broken
 
 
-def _pairs(a: Mapping[str, Any], documents: Sequence[Document]) -> Iterator[Pair | Broken]:
+def _pairs(a: Mapping[str, Any], documents: Iterable[Document]) -> Iterator[Pair | Broken]:
     """Yield every row, tokenised, or what is wrong with it; a few are tokenised at a time."""
-    for start in range(0, len(documents), _AT_ONCE):
-        some = documents[start : start + _AT_ONCE]
+    left = iter(documents)
+    while some := list(islice(left, _AT_ONCE)):
         texts = [text for d in some for text in _texts(d)]
         ids = iter([one.ids for one in encode(Path(a["folder"]), texts)])
         for document in some:

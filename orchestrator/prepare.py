@@ -8,8 +8,8 @@ Roles never share a document: collection and evaluation take different splits
 or, where a source has none, documents are divided by the hash of their content
 (`orchestrator.taking`). What is evaluated is also compared with what was collected, and
 what is nearly the same is left out (`orchestrator.duplicates`): documents, windows that
-begin alike, images. Where near duplicates are kept, as they must be in texts made from a
-template, only equal documents are left out.
+begin alike, images, which are compared as they came. Where near duplicates are kept, as they
+must be in texts made from a template, only equal documents are left out.
 
 Rows of a source that are broken are left out, and documents too short for a window. All that
 is left out is counted in the summary, which is a line of the run's story.
@@ -20,7 +20,6 @@ Images are made the model's size as its own library makes them (`workers.images`
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -30,7 +29,7 @@ import pyarrow as pa
 from orchestrator import paired, sources
 from orchestrator.cutting import AT_ONCE, Window, cut, in_turns
 from orchestrator.documents import LISTED, Broken, Document, Kind, Source
-from orchestrator.duplicates import Pictures, Texts
+from orchestrator.duplicates import Picture, Pictures, Texts, by_nature, look
 from orchestrator.sections import DEFAULT_SEQUENCES, MOST, SHORTEST
 from orchestrator.store import Store, parquet, rows
 from orchestrator.taking import ROLES, Role, Taking, content_digest, splits_of
@@ -47,13 +46,21 @@ class PrepareError(ValueError):
 
 
 def data(task: Task, store: Store) -> dict[str, object]:
-    """Write the data table of one (model, data); the summary says what was left out."""
+    """Write the data table of one (model, data); the summary says what was left out.
+
+    Raises PrepareError where the source cannot serve a role, or is not what was planned.
+    """
     a = task.arguments
     source = sources.again(a)
     taking = _taking(a, source)
     left_out: Counter[str] = Counter()
     table, more = _KINDS[source.kind](task, taking, left_out)
     broken = _broken(taking, more)
+    if source.digest() != a["digest"]:  # the table is named by what was planned
+        raise PrepareError(
+            f"{a['source']} has changed since the sweep was planned, or is another on this machine;"
+            " plan and run it again, or restore what was there"
+        )
     store.commit(task.file, parquet(table, task.name))
     return {"sequences": table.num_rows, **broken, **+left_out}
 
@@ -67,11 +74,13 @@ def _taking(a: Mapping[str, Any], source: Source) -> Taking:
         enough = dict.fromkeys(ROLES, MOST)  # which of them fit the model is not known yet
     told = a.get("transform")
     how = None if told is None else Transform.of(told)
+    nearly = _nearly(a)
 
     def hold(document: Document) -> Document:
-        if how is None or document.image is None:
+        if document.image is None:
             return document
-        return replace(document, image=fed(document.image, how))
+        image = document.image if how is None else fed(document.image, how)
+        return Picture.of(document, image, look(document.image) if nearly else None)
 
     splits = splits_of(source.splits, {role: a["roles"][role]["split"] for role in ROLES})
     return Taking(source, splits, enough, hold=hold)
@@ -213,16 +222,18 @@ def _without(left_out: Counter[str]) -> str:
 def _images(task: Task, taking: Taking, left_out: Counter[str]) -> Made:
     a = task.arguments
     collected = list(islice(taking.of("collect"), _limit(a, "collect", 1)))
-    seen = Pictures((_pixels(d) for d in collected), nearly=_nearly(a))
+    seen = Pictures(collected)
     limit = _limit(a, "evaluate", 1)
     evaluated: list[Document] = []
     for document in taking.of("evaluate"):
-        if seen.has(_pixels(document)):
+        if seen.has(document):
             left_out["duplicates"] += 1
         else:
             evaluated.append(document)
         if len(evaluated) == limit:
             break
+    if _nearly(a) and (why := by_nature(left_out["duplicates"], len(evaluated))):
+        raise PrepareError(why)
     columns: dict[str, list[Any]] = {c: [] for c in _IMAGE}
     by_role: dict[Role, list[Document]] = {"collect": collected, "evaluate": evaluated}
     for role, documents in by_role.items():
@@ -261,12 +272,21 @@ def _target(document: Document, classes: int) -> int:
 
 def _pairs(task: Task, taking: Taking, left_out: Counter[str]) -> Made:
     """Make the table of paired prompts; of these, only equal inputs are duplicates."""
-    collected, evaluated = (list(taking.held(role)) for role in ROLES)
-    equal = {content_digest(document) for document in collected}
-    fresh = [document for document in evaluated if content_digest(document) not in equal]
-    left_out["duplicates"] += len(evaluated) - len(fresh)
-    documents = [("collect", d) for d in collected] + [("evaluate", d) for d in fresh]
-    return paired.table(task, documents)
+    equal: set[bytes] = set()
+
+    def drawn() -> Iterator[Document]:
+        for document in taking.of("collect"):
+            equal.add(content_digest(document))
+            yield document
+
+    def fresh() -> Iterator[Document]:
+        for document in taking.of("evaluate"):
+            if content_digest(document) in equal:
+                left_out["duplicates"] += 1
+            else:
+                yield document
+
+    return paired.table(task, {"collect": drawn(), "evaluate": fresh()})
 
 
 _KINDS: Mapping[Kind, Callable[[Task, Taking, Counter[str]], Made]] = {

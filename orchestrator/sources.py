@@ -124,7 +124,7 @@ def _hosted(name: str, how: Reading, fetch: bool) -> Source:
     kind = how.kind or "text"  # what it holds is only known where it is read
     at = hosted.commit(name, how.revision, fetch=fetch)
 
-    def read() -> Iterator[Document | Broken]:
+    def read(splits: tuple[str, ...] = how.splits) -> Iterator[Document | Broken]:
         commit = at or hosted.commit(name, how.revision, fetch=True)
         assert commit is not None
 
@@ -132,7 +132,8 @@ def _hosted(name: str, how: Reading, fetch: bool) -> Source:
             kind_of(have, replace(how, kind=kind))
             return needed(have, how, kind)
 
-        yield from documents(hosted.rows(name, commit, how, wanted), how, kind)
+        mine = replace(how, splits=splits)
+        yield from documents(hosted.rows(name, commit, mine, wanted), mine, kind)
 
     return Source(
         kind=kind,
@@ -141,6 +142,7 @@ def _hosted(name: str, how: Reading, fetch: bool) -> Source:
         read=read,
         identity=hosted.identity(name, at, how),
         streaming=how.streaming,
+        read_split=(lambda split: read((split,))) if how.streaming and how.splits else None,
         revision=at,
         missing=None if at else hosted.missing(name, how.revision),
     )

@@ -8,8 +8,9 @@ duplicates; where these do not suffice, the source is read again for the next on
 
 A stream has no end to wait for. Of it a role takes its documents as they come, and no more is
 read than it takes for both roles to have enough: the same ones, as long as the stream begins
-with the same ones (its revision is part of the data's name). Its beginning is a fair sample
-only if it was shuffled before.
+with the same ones (its revision is part of the data's name). Where the roles take splits of it,
+each split is read by itself, as one may be a thousand times as long as the other. A stream's
+beginning is a fair sample only if it was shuffled before.
 
 Collection and evaluation take different splits: those that are named, or the first and the
 last of the source. Where there are fewer than two, documents are divided by the hash of their
@@ -19,11 +20,13 @@ content, so that equal documents fall on the same side.
 import hashlib
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
-from orchestrator.documents import Document, Skipped, Source, usable
+from orchestrator.documents import Broken, Document, Skipped, Source, usable
 
+SplitReader = Callable[[str], Iterator[Document | Broken]]
 Role = Literal["collect", "evaluate"]
 ROLES: tuple[Role, ...] = ("collect", "evaluate")
 
@@ -67,8 +70,15 @@ class Taking:
         self._hold = hold
         self._held: dict[Role, list[tuple[bytes, Document]]] = {}
         self._more: dict[Role, bool] = {}
-        self.skipped = Skipped()
-        """What the first reading came across."""
+        self._met: list[Skipped] = []
+
+    @property
+    def skipped(self) -> Skipped:
+        """What was come across when documents were first read."""
+        total = Skipped()
+        for one in self._met:
+            total.add(one)
+        return total
 
     def held(self, role: Role) -> list[Document]:
         """Return the first documents of a role in its order: as many as are held at once.
@@ -82,8 +92,13 @@ class Taking:
 
         Raises SourceError where the source is mostly broken.
         """
+        read = self._source.read_split
+        if read is not None and self._splits is not None:
+            yield from self._alone(read, self._splits[role])
+            return
         if not self._more:
-            self._pass(dict.fromkeys(ROLES, b""), self.skipped)
+            self._met.append(Skipped())
+            self._pass(dict.fromkeys(ROLES, b""), self._met[-1])
         while True:
             held = self._held.pop(role, [])
             yield from (document for _, document in held)
@@ -91,6 +106,12 @@ class Taking:
                 return
             self._enough[role] *= 2
             self._pass({role: held[-1][0]}, Skipped())
+
+    def _alone(self, read: SplitReader, split: str) -> Iterator[Document]:
+        """Yield the documents of a stream's split as they come; none is held."""
+        self._met.append(Skipped())
+        part = replace(self._source, read=lambda: read(split))
+        yield from map(self._hold, usable(part, self._met[-1]))
 
     def _pass(self, after: Mapping[Role, bytes], skipped: Skipped) -> None:
         """Read the source for the next documents of some roles, those whose keys come after."""

@@ -111,6 +111,14 @@ def test_text_is_for_text_models_images_for_image_models_and_pairs_for_causal_on
         assert feeding.misfit(ref(modality), data(), source) is not None
 
 
+@pytest.mark.parametrize(
+    "settings", [{"stride": 8}, {"context": 8}, {"truncate": True}, {"near_duplicates": "keep"}]
+)
+def test_what_does_nothing_to_paired_prompts_is_refused(settings: dict[str, Any]) -> None:
+    said = str(feeding.misfit(ref("causal"), data(**settings), PAIRS))
+    assert f"asks for `{next(iter(settings))}`, and paired prompts are fed whole" in said
+
+
 def test_an_image_model_without_a_transform_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     one = ref("image", tmp_path, image=(16, 16, 3))

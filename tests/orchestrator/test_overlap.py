@@ -55,6 +55,29 @@ def test_the_halves_of_one_file_are_apart_under_any_name(tmp_path: Path) -> None
     of_lines(lines(tmp_path), lines(tmp_path))
 
 
+def test_the_halves_of_one_file_that_is_read_in_two_ways_are_not_apart(tmp_path: Path) -> None:
+    rows = [{"page": f"p{i // 3}", "text": f"row {i} is a text " * 9} for i in range(24)]
+    file = tmp_path / "lines.jsonl"
+    file.write_text("\n".join(json.dumps({**row, "body": row["text"]}) for row in rows))
+    source = {"source": str(file)}
+    joined = {**source, "document": "page"}
+    of_lines(joined, joined)
+    of_lines(source, {**source, "where": {"page": ["p0", "p1"]}})  # rows are the same ones
+    for other in ({**source, "text": "body"}, joined):
+        with pytest.raises(SpecError, match=r"other collects documents of the very content"):
+            of_lines(source, other)
+    with pytest.raises(SpecError, match=r"other collects documents of the very content"):
+        of_lines(joined, {**joined, "where": {"page": [f"p{i}" for i in range(6)]}})
+
+
+def test_passages_of_a_text_and_the_whole_of_it_are_not_apart(tmp_path: Path) -> None:
+    for name in "ab":
+        text = "\n\n".join(f"paragraph {name}{i} " * 20 for i in range(60))
+        (tmp_path / f"{name}.txt").write_text(text)
+    with pytest.raises(SpecError, match=r"other collects documents of the very content"):
+        of_lines({"source": str(tmp_path)}, {"source": str(tmp_path / "a.txt")})
+
+
 def test_filters_that_let_the_same_row_through_do_not_keep_roles_apart(tmp_path: Path) -> None:
     splits = ("train", "test")
     folder = tmp_path / "set"

@@ -78,7 +78,7 @@ def everything(base: Path, **changes: Any) -> list[Plan]:
         "random", "random(global)", "score(rms, low)", "score(wanda, high, global)",
         "score(standardised, high, against=others)", f"explicit({file})",
     ]  # fmt: skip
-    data = {**TEXTS, "others": {"source": "documents.jsonl"}, **DIGITS}
+    data = {**TEXTS, "others": {**TEXTS["texts"], "bos": "first"}, **DIGITS}
     strata = {"shards": 2, "strata": [{"position": 2}]}
     whole = {"models": ["a", "m", "i"], "data": data, "seeds": 1, **changes}
     own = {"plugins": PLUGINS, "methods": METHODS, "statistics": strata}

@@ -497,6 +497,62 @@ def test_an_image_in_both_splits_is_never_evaluated(bench: Bench) -> None:
     assert by_role(bench.data("image"))["evaluate"] == {d.name for d in test}
 
 
+def test_images_that_are_alike_only_when_made_larger_are_evaluated(
+    bench: Bench, tmp_path: Path
+) -> None:
+    size = {"height": 224, "width": 224}
+    said = {"image_processor_type": "ViTImageProcessor", "size": size}
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "config.json").write_text("{}")
+    (tmp_path / "image" / "preprocessor_config.json").write_text(json.dumps(said))
+    bench.checkpoint = tmp_path
+    bench.know(image=planned.facts("image", image=(224, 224, 1)))
+    square = np.zeros((8, 8, 1), np.uint8)
+    square[2:6, 2:6] = 200
+    made = []
+    for i in range(12):
+        image = square.copy()
+        image[2 + i // 4, 2 + i % 4] -= 15
+        made.append(Document(name=f"{i}", split=("train", "test")[i % 2], image=image, target=0))
+    bench.source(made, ("train", "test"))
+    assert len(by_role(bench.data("image"))["evaluate"]) == 6
+    assert bench.left_out == {}
+
+
+def test_a_copy_of_a_collected_image_in_another_coding_is_not_evaluated(bench: Bench) -> None:
+    draw = np.random.default_rng(0)
+    train = [draw.integers(20, 220, (12, 12, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+             for _ in range(3)]  # fmt: skip
+    noise = draw.integers(-2, 3, train[0].shape)
+    copy = (train[1] + noise).astype(np.uint8)
+    made = [Document(name=f"train {i}", split="train", image=t, target=0)
+            for i, t in enumerate(train)]  # fmt: skip
+    made += [Document(name="copy", split="test", image=copy, target=0), *images(3, "test")]
+    bench.source(made, ("train", "test"))
+    assert "copy" not in by_role(bench.data("image"))["evaluate"]
+    assert bench.left_out == {"duplicates": 1}
+    roles = by_role(bench.data("image", {"near_duplicates": "keep"}))
+    assert "copy" in roles["evaluate"]
+
+
+def test_pictures_that_are_alike_by_nature_are_refused_with_the_cure(bench: Bench) -> None:
+    draw = np.random.default_rng(0)
+    organ = draw.integers(20, 220, (12, 12, 3)).repeat(8, 0).repeat(8, 1)
+    scans = [
+        Document(
+            name=f"{i}",
+            split=("train", "test")[i % 2],
+            image=(organ + draw.integers(-2, 3, organ.shape)).astype(np.uint8),
+            target=0,
+        )
+        for i in range(20)
+    ]
+    bench.source([*scans, *images(4, "test")], ("train", "test"))
+    with pytest.raises(PrepareError, match=r"10 of 14 images.*near_duplicates: keep"):
+        bench.data("image")
+    assert len(by_role(bench.data("image", {"near_duplicates": "keep"}))["evaluate"]) == 14
+
+
 def test_images_of_any_size_are_made_the_models(bench: Bench) -> None:
     draw = np.random.default_rng(0)
     shapes = [(40, 30, 3), (9, 20, 1), (8, 8, 4), (100, 64, 3)]
@@ -551,6 +607,34 @@ def test_paired_prompts_are_made_a_table_of_their_own(bench: Bench) -> None:
     assert roles["collect"]
     assert roles["evaluate"]
     assert len(roles["collect"] | roles["evaluate"]) == 40
+
+
+def test_of_a_stream_of_pairs_as_many_tokens_are_taken_as_are_asked_for(bench: Bench) -> None:
+    made = [
+        Document(
+            name=f"pair {i}", split=None, text=text(3, f"pair {i}"),
+            answer=" " + WORDS[0], wrong=(" " + WORDS[1],),
+        )
+        for i in range(2000)
+    ]  # fmt: skip
+    bench.source(made, streaming=True)
+    asked = {"collect": {"tokens": 1200}, "evaluate": {"tokens": 1200}}
+    rows = bench.data("causal", asked).to_pylist()
+    for role in ("collect", "evaluate"):
+        mine = [r for r in rows if r["role"] == role]
+        assert 1200 <= sum(len(r["input"]) for r in mine) < 1210
+        numbers = [int(r["document"].split()[1]) for r in mine]
+        assert numbers == sorted(numbers)
+
+
+def test_a_source_that_changed_since_it_was_planned_is_refused(bench: Bench) -> None:
+    bench.source(documents(12))
+    (task,) = bench.tasks("causal", "data", {})
+    bench.source(documents(13))
+    store = Store.open(bench.folder / "run")
+    with pytest.raises(PrepareError, match=r"any.jsonl has changed since the sweep was planned"):
+        prepare.data(task, store)
+    assert not (bench.folder / "run" / task.file).exists()
 
 
 def test_a_mask_is_an_order_of_every_layer_and_the_same_for_every_model(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -112,6 +113,36 @@ def test_more_of_a_stream_is_read_when_more_is_taken() -> None:
     took = taking(read, 10)
     found = [d.name for role in ROLES for d in took.of(role)]
     assert Counter(found) == Counter(f"d{i}" for i in range(300))
+
+
+def test_each_split_of_a_stream_is_read_no_further_than_its_role_needs() -> None:
+    read: Counter[str] = Counter()
+
+    def of_split(split: str) -> Iterator[Document | Broken]:
+        for i in range({"train": 100_000, "test": 5}[split]):
+            read[split] += 1
+            if i % 3 == 1:
+                yield Broken(where=f"{split} {i}", why="no text")
+            else:
+                yield Document(name=f"{split} {i}", split=split, text=f"text {split} {i}")
+
+    source = replace(Read([], streaming=True).source, read_split=of_split)
+    took = Taking(source, {"collect": "train", "evaluate": "test"}, dict.fromkeys(ROLES, 10))
+    assert len(took.held("collect")) == 10
+    assert read["train"] < 20
+    assert names(took.of("evaluate")) == ["test 0", "test 2", "test 3"]
+    assert read == {"train": read["train"], "test": 5}
+    assert took.skipped.broken == read["train"] // 3 + 2
+    assert took.skipped.first[-1].where == "test 4"
+
+
+def test_a_name_that_is_no_text_is_a_broken_row() -> None:
+    odd = Document(name="caf\udce9.txt", split=None, text="a text")
+    took = taking(Read([*documents(4), odd]), 10)
+    assert sum(1 for role in ROLES for _ in took.of(role)) == 4
+    (said,) = map(str, took.skipped.first)
+    assert "udce9.txt: the file's name is not UTF-8; rename the file" in said
+    assert said.encode()
 
 
 def test_broken_rows_are_counted_once_and_the_first_are_kept() -> None:
