@@ -105,7 +105,7 @@ def test_weights_are_looked_at_once_per_site_and_only_where_they_are_weighed_in(
 
 OTHERS = {
     "texts": {"source": "documents.jsonl", "document": "name"},
-    "others": {"source": "documents.jsonl"},
+    "others": {"source": "documents.jsonl", "document": "name", "bos": "first"},
 }
 
 

@@ -198,7 +198,7 @@ def test_another_start_may_end_elsewhere_so_it_changes_the_name(base: Path) -> N
 def test_learning_is_on_what_was_collected(base: Path) -> None:
     data = {
         "texts": {"source": "documents.jsonl", "document": "name"},
-        "others": {"source": "documents.jsonl"},
+        "others": {"source": "documents.jsonl", "document": "name", "bos": "first"},
     }
     plan = make(base, "optimal", data=data, statistics={"shards": 2, "data": "others"})
     for task in learned(plan):
