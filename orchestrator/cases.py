@@ -27,7 +27,7 @@ from orchestrator.rounds import assigned, of_rounds
 from orchestrator.shards import of_role
 from orchestrator.store import Store, parquet, rows
 from orchestrator.tasks import Differing, Task
-from workers.ablation import folds
+from workers.ablation import folds_into
 from workers.actor import Replica
 from workers.messages import Batch, CellAnswer, CellOrder, ModelRef
 
@@ -140,7 +140,7 @@ class Cases:
                 said["+".join(sites)] = asdict(self.replica.canaries(batch, sites))
                 self._tried.add(sites)
             method = f"{cell.get('method')} at {'+'.join(sites)}"
-            if sites and method not in self._checked and folds(order, self.replica.model.dtype):
+            if sites and method not in self._checked and folds_into(self.replica.model, order):
                 self._checked[method] = self.replica.check(batch, order)
         return said
 

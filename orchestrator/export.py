@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 import pyarrow.compute as pc
 
-from orchestrator import batching, inspection, masks, values
+from orchestrator import batching, masks, values
 from orchestrator.card import Done, Measured, card, masks_card
 from orchestrator.cells import Cell, data_of, scored
 from orchestrator.feed import batched, told
@@ -34,7 +34,7 @@ from orchestrator.inspection import ModelError
 from orchestrator.names import data_file
 from orchestrator.opened import NotInRunError, Run, open
 from orchestrator.plan import Plan
-from orchestrator.rerun import NotTheSameError, planned
+from orchestrator.rerun import NotTheSameError, loaded, planned
 from workers.evaluate import evaluate
 from workers.families import FAMILIES
 from workers.loading import CheckpointError, Model, facts, load
@@ -143,8 +143,7 @@ def _checkpoint(run: Run, made: Plan, of: Cell, order: CellOrder, there: Path) -
             " folds; a checkpoint of plain weights would be another model. Export it with"
             " `--format masks`, or sweep the model unpacked."
         )
-    # Shards say how a model is spread over processes, and here is one.
-    saved = save(load(replace(inspection.here(of.ref), shards=1)), order, there)
+    saved = save(loaded(of.ref), order, there)
     written = _written(of.ref, there)
     found = held_columns(written, order)
     if order.share == 1 and found != saved.held:

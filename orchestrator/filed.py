@@ -85,10 +85,8 @@ def _folder(files: Sequence[Path]) -> str:
         told = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         seen.update(f"{file}\0{told}\n".encode("utf-8", "surrogateescape"))
     place = digests.cache() / "folders" / seen.hexdigest()[:32]
-    with suppress(OSError, ValueError):
-        kept = place.read_text("ascii")
-        if len(kept) == 64:
-            return kept
+    if (kept := digests.kept(place)) is not None:
+        return kept
     total = hashlib.sha256()
     for file in files:
         name = os.path.relpath(file, top)
@@ -99,9 +97,5 @@ def _folder(files: Sequence[Path]) -> str:
         (s.st_size, s.st_mtime_ns) for s in stats
     ]
     if settled and same and sum(s.st_size for s in stats) > WORTH_KEEPING:
-        with suppress(OSError):  # a cache that cannot be written only costs time
-            place.parent.mkdir(parents=True, exist_ok=True)
-            beside = place.with_name(f"{place.name}.{os.getpid()}")
-            beside.write_text(total.hexdigest(), "ascii")
-            beside.replace(place)
+        digests.keep(place, total.hexdigest())
     return total.hexdigest()

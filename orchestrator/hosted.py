@@ -22,18 +22,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from orchestrator.documents import Broken, Reading, SourceError
+from orchestrator.hub import COMMIT, LOG_IN
 from orchestrator.names import canonical
 from orchestrator.rows import Row, Table
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 BATCH = 64
 """Rows taken at once: they may be images."""
 LARGEST = 2**28
 """Bytes of an image's file that is read."""
 SECONDS = 30.0
 """How long the hub may take to say a commit."""
-_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def check(name: str, reading: Reading) -> None:
@@ -186,13 +185,13 @@ def _unresolved(error: Exception, name: str, revision: str | None) -> str:
 
     page = f"{constants.ENDPOINT}/datasets/{name}"
     if isinstance(error, errors.GatedRepoError):
-        return f"{name} is gated: accept its terms at {page}, then {_LOG_IN}"
+        return f"{name} is gated: accept its terms at {page}, then {LOG_IN}"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{name} has no revision {revision!r}; give a commit, branch or tag of {page}"
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
             f"the hub has no data set {name}, or it is private; check the id at {page}, and if it"
-            f" is private {_LOG_IN}"
+            f" is private {LOG_IN}"
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return (
@@ -215,7 +214,7 @@ def _said(error: Exception, name: str, at: str, reading: Reading) -> str:
             " of a larger disk, or write `streaming: true`"
         )
     if "is a gated dataset" in text:
-        return f"{name} is gated: accept its terms at {page}, then {_LOG_IN}"
+        return f"{name} is gated: accept its terms at {page}, then {LOG_IN}"
     if "Dataset scripts are no longer supported" in text:
         return (
             f"{name} needs code of its own to be read, which is never run; look at {page} for a"

@@ -27,6 +27,7 @@ from workers.tokenising import unreadable
 WANTED = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors")
 """Patterns of what is downloaded."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 LONGEST = 300
 """Characters of a library's own message that are passed on."""
 
@@ -112,7 +113,6 @@ def _said(error: Exception, model: str, revision: str, *, fetch: bool) -> str:
 
     page = f"{constants.ENDPOINT}/{model}"
     named = f"{model} at {revision}"
-    log_in = "log in with `hf auth login`, or set HF_TOKEN"
     cause = error.__cause__  # not in the cache, because the hub answered with a refusal
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(
         cause, errors.HfHubHTTPError
@@ -122,13 +122,13 @@ def _said(error: Exception, model: str, revision: str, *, fetch: bool) -> str:
         token = (
             "the token in use has no access; use one that may read gated repositories"
             if get_token()
-            else f"then {log_in}"
+            else f"then {LOG_IN}"
         )
         return f"{model} is gated: accept its licence at {page}, {token}, and run again"
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
             f"the hub has no model {model}, or it is private; check the id at {page}, and if it is"
-            f" private {log_in}"
+            f" private {LOG_IN}"
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return (
@@ -144,9 +144,9 @@ def _said(error: Exception, model: str, revision: str, *, fetch: bool) -> str:
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code
         if status == 401:
-            return f"the hub refused the token in use while {named} was asked for; {log_in}"
+            return f"the hub refused the token in use while {named} was asked for; {LOG_IN}"
         if status == 429:
-            return f"the hub says it was asked too often for {named}; wait, or {log_in}"
+            return f"the hub says it was asked too often for {named}; wait, or {LOG_IN}"
         return f"the hub answered {status} when asked for {named}; try again later ({page})"
     return _broke_off(error, named, constants.HF_HUB_CACHE)
 

@@ -23,7 +23,6 @@ sizes and no digest, so names made from them are provisional, and nothing runs.
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -142,7 +141,7 @@ def symbolic(model: str, revision: str | None) -> ModelFacts | None:
     (answer,) = _asked(["--without-weights", str(file)], [file])
     if isinstance(answer, ModelError):
         raise answer
-    _keep(place, answer)
+    digests.keep(place, json.dumps(asdict(answer)))
     return answer
 
 
@@ -161,7 +160,7 @@ def facts(folders: Sequence[Path]) -> list[ModelFacts | ModelError]:
         for path, answer in zip(unseen, _read(unseen), strict=True):
             known[path] = answer
             if isinstance(answer, ModelFacts):
-                _keep(places[path], answer)
+                digests.keep(places[path], json.dumps(asdict(answer)))
     return [found for path in folders if (found := known[path]) is not None]
 
 
@@ -223,13 +222,3 @@ def _kept(place: Path) -> ModelFacts | None:
         return _facts(json.loads(place.read_text()))
     except (OSError, ValueError, TypeError, AttributeError):  # a kept file of another kind
         return None
-
-
-def _keep(place: Path, found: ModelFacts) -> None:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside = place.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps(asdict(found)))
-        beside.replace(place)
-    except OSError:
-        return  # a cache that cannot be written only costs time

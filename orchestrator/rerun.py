@@ -36,7 +36,7 @@ from orchestrator.plugins import discover, known
 from orchestrator.shards import of_role
 from orchestrator.spec import parse
 from orchestrator.store import Store
-from workers.loading import load
+from workers.loading import Model, load
 from workers.logits import logits
 from workers.messages import NOT_SCORED, Batch, Donors, ModelRef
 
@@ -121,6 +121,11 @@ def planned(run: Run, cell: str, base: Path, device: str, plugins: Sequence[str 
     return made
 
 
+def loaded(ref: ModelRef) -> Model:
+    """Return a model of a plan, loaded whole: shards say how it is spread over processes."""
+    return load(replace(inspection.here(ref), shards=1))
+
+
 def _answered(store: Store, made: Plan, cell: str, wanted: Collection[int] | None) -> Logits:
     of = made.cells[cell]
     every = range(calls.rounds_of(made, of.ref))
@@ -135,8 +140,7 @@ def _answered(store: Store, made: Plan, cell: str, wanted: Collection[int] | Non
     if of.donors:
         pad = of.ref.facts.specials.get("pad", 0)
         given[of.donors] = donated(sequences(table), store.table(of.donors), batches, pad)
-    # Shards say how a model is spread over processes, and here is one.
-    model = load(replace(inspection.here(of.ref), shards=1))
+    model = loaded(of.ref)
     found = dict(logits(model, batches, order, given, wanted=set(names)))
     inputs, targets = zip(*(_row(*fed[n]) for n in names), strict=True)
     return Logits(

@@ -21,7 +21,6 @@ import hashlib
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Literal
 
 from orchestrator.documents import Broken, Document, Skipped, Source, usable
@@ -79,13 +78,6 @@ class Taking:
         for one in self._met:
             total.add(one)
         return total
-
-    def held(self, role: Role) -> list[Document]:
-        """Return the first documents of a role in its order: as many as are held at once.
-
-        Raises SourceError where the source is mostly broken.
-        """
-        return list(islice(self.of(role), self._enough[role]))
 
     def of(self, role: Role) -> Iterator[Document]:
         """Yield the documents of a role in its order, as long as there are any.

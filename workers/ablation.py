@@ -52,6 +52,7 @@ __all__ = [
     "fold",
     "folded",
     "folds",
+    "folds_into",
     "prepare_folds",
 ]
 
@@ -69,13 +70,18 @@ def folds(order: CellOrder, dtype: torch.dtype, *, packed: bool = False) -> bool
     return constant and exact and not (packed and order.holds)
 
 
+def folds_into(model: Model, order: CellOrder) -> bool:
+    """Whether a cell folds into this model, as it was loaded."""
+    return folds(order, model.dtype, packed=model.ref.packed is not None)
+
+
 def prepare_folds(model: Model, order: CellOrder) -> tuple[Fold, ...]:
     """Return the folds of a cell that `folds`, one for each of its sites, with their offsets.
 
     Raises ValueError where the order does not fit the model, holds anything but
     constants, or would hold a neuron at something that is not a finite number.
     """
-    if not folds(order, model.dtype, packed=model.ref.packed is not None):
+    if not folds_into(model, order):
         kinds = ", ".join(sorted({type(hold.value).__name__ for hold in order.holds}))
         raise ValueError(
             f"Cell {order.cell} holds {kinds} at a share of {order.share:g} in {model.dtype}, and"

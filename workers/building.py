@@ -56,9 +56,10 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype, *, hollow: bool) -> nn.Mod
 
 def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, *, hollow: bool) -> nn.Module:
     loader = _loader(checkpoint.config, str(checkpoint.folder))
+    config = loader.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
     options = {
         "dtype": dtype,
-        "attn_implementation": _attention(loader, checkpoint),
+        "attn_implementation": _attention(loader, config),
         "use_safetensors": True,
         "local_files_only": True,
         "trust_remote_code": False,
@@ -71,7 +72,6 @@ def _transformers(checkpoint: Checkpoint, dtype: torch.dtype, *, hollow: bool) -
             name: torch.zeros((), dtype=dtype).expand(stored.shape)
             for name, stored in checkpoint.tensors.items()
         }
-        config = loader.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
         module, info = loader.from_pretrained(None, config=config, state_dict=zeros, **options)
     else:
         module, info = loader.from_pretrained(checkpoint.folder, **options)
@@ -119,12 +119,11 @@ def _loader(config: Mapping[str, object], where: str) -> Any:  # a class of tran
     return loader
 
 
-def _attention(loader: Any, checkpoint: Checkpoint) -> Literal["sdpa", "eager"]:
+def _attention(loader: Any, config: Any) -> Literal["sdpa", "eager"]:
     """Return what a class is asked for; older versions of it claim soft-capping in `sdpa`.
 
-    The class may cap by default, whatever the file leaves out.
+    `config` is the library's, which may cap by default what the file leaves out.
     """
-    config = loader.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     return "sdpa" if getattr(loader, "_supports_sdpa", True) and not capped else "eager"
 

@@ -56,12 +56,12 @@ def of_file(file: Path) -> str:
     if before.st_size < WORTH_KEEPING:
         return _read(file)
     place = _place(file, before)
-    if (found := _kept(place)) is not None:
+    if (found := kept(place)) is not None:
         return found
     settled = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > SETTLED
     found = _read(file)
     if settled and _identity(file, file.stat()) == _identity(file, before):
-        _keep(place, found)
+        keep(place, found)
     return found
 
 
@@ -71,7 +71,7 @@ def unread(files: Iterable[Path]) -> int:
     return sum(
         stat.st_size
         for file, stat in stats.items()
-        if stat.st_size < WORTH_KEEPING or _kept(_place(file, stat)) is None
+        if stat.st_size < WORTH_KEEPING or kept(_place(file, stat)) is None
     )
 
 
@@ -79,6 +79,27 @@ def cache() -> Path:
     """Return the folder in which what is known of models and files is kept for this user."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "peaksweep"
+
+
+def kept(place: Path) -> str | None:
+    """Return the digest that a file of the cache holds; None where it holds none."""
+    try:
+        found = place.read_text("ascii")
+    except (OSError, ValueError):
+        return None
+    whole = len(found) == 64 and set(found) <= set("0123456789abcdef")
+    return found if whole else None
+
+
+def keep(place: Path, text: str) -> None:
+    """Put a text into the cache, whole or not at all; where it cannot be written, do nothing."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside = place.with_name(f"{place.name}.{os.getpid()}.{id(text)}")
+        beside.write_text(text, "utf-8")
+        beside.replace(place)
+    except OSError:
+        return  # a cache that cannot be written only costs time
 
 
 def _identity(file: Path, stat: os.stat_result) -> str:
@@ -97,22 +118,3 @@ def _read(file: Path) -> str:
         while chunk := stream.read(CHUNK):
             own.update(chunk)
     return own.hexdigest()
-
-
-def _kept(place: Path) -> str | None:
-    try:
-        found = place.read_text("ascii")
-    except (OSError, ValueError):
-        return None
-    whole = len(found) == 64 and set(found) <= set("0123456789abcdef")
-    return found if whole else None
-
-
-def _keep(place: Path, found: str) -> None:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside = place.with_name(f"{place.name}.{os.getpid()}.{id(found)}")
-        beside.write_text(found, "ascii")
-        beside.replace(place)
-    except OSError:
-        return  # a cache that cannot be written only costs time

@@ -52,13 +52,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers import hooks, metrics
-from workers.ablation import AblationError, Proof, entered, folds, prepare_folds
+from workers.ablation import AblationError, Proof, entered, folds_into, prepare_folds
 from workers.asked import check
 from workers.loading import Model
-from workers.messages import Batch, CellAnswer, CellOrder, Donated, Donors, Site
+from workers.messages import Batch, CellAnswer, CellOrder, Donors
 from workers.positions import attended
 from workers.prefix import BARE, Held, Sharing, held_by
-from workers.replacing import Count, Given, Replacement, activations
+from workers.replacing import Count, Given, Replacement, donated
 
 Forward = Callable[[Held], Tensor]
 """Runs one batch up to the head, (S, T, D), and is told where neurons are held."""
@@ -105,7 +105,7 @@ def evaluate(
             shared, scoring = sharing.on(batch), _scoring(model, batch, logits_bytes)
             folded = shared.hidden if compiled is None else partial(_through, compiled, batch)
             bare_STD = folded(BARE) if kl else None
-            given = _given(model, cells, donors, index)
+            given = donated(model, cells, donors, index)
             for cell in running:
                 forward = folded if cell.folding else shared.hidden
                 cell.run(batch, forward, bare_STD, given)
@@ -167,7 +167,7 @@ class _Running:
         self._counts: list[Count] = []
         self._told = self._held = 0
         self._proof = Proof(told=0, held=0, zero_before=0)
-        self.folding = folds(order, model.dtype, packed=model.ref.packed is not None)
+        self.folding = folds_into(model, order)
         self.held = held_by(model, order, folded=self.folding)
         self._folds = prepare_folds(model, order) if self.folding else ()
         self._replacement = None if self.folding else Replacement(model, order, widest)
@@ -221,28 +221,3 @@ class _Running:
             seconds=self.seconds,
             **sums,
         )
-
-
-def _donated(cells: Sequence[CellOrder]) -> dict[str, dict[Site, set[int]]]:
-    """Return by name of the donors and by site the layers in which some cell takes theirs."""
-    taken: dict[str, dict[Site, set[int]]] = {}
-    for order in cells:
-        for hold in order.holds:
-            if isinstance(hold.value, Donated):
-                layers = taken.setdefault(hold.value.donors, {}).setdefault(hold.site, set())
-                layers |= {layer for layer, held_H in enumerate(hold.held) if len(held_H)}
-    return taken
-
-
-def _given(
-    model: Model, cells: Sequence[CellOrder], donors: Mapping[str, Donors], index: int
-) -> Given:
-    """Return what the donors of one batch give; every pass is made once for all cells and sites."""
-    given: dict[tuple[str, Site], list[list[Tensor]]] = {}
-    for name, taken in _donated(cells).items():
-        rows = donors[name].rows
-        for fed in donors[name].passes:
-            row_S = None if rows is None else rows[index]
-            for site, x_LSTN in activations(model, taken, fed[index], row_S).items():
-                given.setdefault((name, site), []).append(x_LSTN)
-    return given

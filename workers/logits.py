@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers import hooks
-from workers.ablation import AblationError, entered, folds, prepare_folds
+from workers.ablation import AblationError, entered, folds_into, prepare_folds
 from workers.asked import check
 from workers.loading import Model
-from workers.messages import Batch, CellOrder, Donated, Donors, Site
+from workers.messages import Batch, CellOrder, Donors
 from workers.positions import attended
-from workers.replacing import Given, Replacement, activations
+from workers.replacing import Replacement, donated
 
 
 def logits(
@@ -68,12 +68,12 @@ def _hidden(
     widest: int,
 ) -> Tensor:
     """Return what the head is fed in one batch while the cell's neurons are held, (S, T, D)."""
-    if folds(order, model.dtype, packed=model.ref.packed is not None):
+    if folds_into(model, order):
         with entered(prepare_folds(model, order)) as proof:
             hidden_STD = hooks.hidden(model, batch)
         told, held = proof.told, proof.held
     else:
-        given = _given(model, order, donors, index)
+        given = donated(model, [order], donors, index)
         with Replacement(model, order, widest).on(batch, given) as count:
             hidden_STD = hooks.hidden(model, batch)
         told, held = count.told, count.held()
@@ -91,20 +91,3 @@ def _scores(model: Model, batch: Batch, row: int, hidden_TD: Tensor) -> NDArray[
         hidden_TD = hidden_TD[torch.from_numpy(batch.attended[row]).to(hidden_TD.device)]
     logits_TV: NDArray[np.float32] = hooks.scores(model, hidden_TD).float().cpu().numpy()
     return logits_TV
-
-
-def _given(model: Model, order: CellOrder, donors: Mapping[str, Donors], index: int) -> Given:
-    """Return what the donors of one batch give, pass by pass."""
-    taken: dict[str, dict[Site, set[int]]] = {}
-    for hold in order.holds:
-        if isinstance(hold.value, Donated):
-            layers = {layer for layer, held_H in enumerate(hold.held) if len(held_H)}
-            taken.setdefault(hold.value.donors, {})[hold.site] = layers
-    given: dict[tuple[str, Site], list[list[Tensor]]] = {}
-    for name, sites in taken.items():
-        rows = donors[name].rows
-        for fed in donors[name].passes:
-            row_S = None if rows is None else rows[index]
-            for site, x_LSTN in activations(model, sites, fed[index], row_S).items():
-                given.setdefault((name, site), []).append(x_LSTN)
-    return given

@@ -22,7 +22,7 @@ write to that one shows.
 Shapes: L layers, S sequences, T positions, N neurons of one hookpoint, H of them held.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
@@ -34,10 +34,10 @@ from torch import Tensor
 from workers import hooks
 from workers.kinds import Given, Here, Make, Place, maker
 from workers.loading import Model
-from workers.messages import Batch, CellOrder, Site
+from workers.messages import Batch, CellOrder, Donated, Donors, Site
 from workers.positions import attended
 
-__all__ = ["Count", "Given", "Replacement", "activations"]
+__all__ = ["Count", "Given", "Replacement", "activations", "donated"]
 
 _BITS = {2: torch.int16, 4: torch.int32}
 """Integers that are as wide as a floating number of so many bytes."""
@@ -167,6 +167,31 @@ def activations(
         with suppress(_EnoughError):
             hooks.hidden(model, batch)
     return kept
+
+
+def donated(
+    model: Model, cells: Sequence[CellOrder], donors: Mapping[str, Donors], index: int
+) -> Given:
+    """Return what the donors of batch `index` give; a pass is made once for all cells and sites."""
+    given: dict[tuple[str, Site], list[list[Tensor]]] = {}
+    for name, taken in _takers(cells).items():
+        rows = donors[name].rows
+        for fed in donors[name].passes:
+            row_S = None if rows is None else rows[index]
+            for site, x_LSTN in activations(model, taken, fed[index], row_S).items():
+                given.setdefault((name, site), []).append(x_LSTN)
+    return given
+
+
+def _takers(cells: Sequence[CellOrder]) -> dict[str, dict[Site, set[int]]]:
+    """Return by name of the donors and by site the layers in which some cell takes theirs."""
+    taken: dict[str, dict[Site, set[int]]] = {}
+    for order in cells:
+        for hold in order.holds:
+            if isinstance(hold.value, Donated):
+                layers = taken.setdefault(hold.value.donors, {}).setdefault(hold.site, set())
+                layers |= {layer for layer, held_H in enumerate(hold.held) if len(held_H)}
+    return taken
 
 
 class _EnoughError(Exception):

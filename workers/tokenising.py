@@ -96,7 +96,7 @@ def unreadable(folder: Path) -> str | None:
         return f"the tokenizer in {folder} cannot be read ({str(error)[:300]}); restore its files"
     if kind not in OF_GPT2:
         return f"{folder} has {' and '.join(OLD)} of a {kind} model, which say too little; {cure}"
-    if more - _named(folder).keys():
+    if more - _named(_settings(folder)).keys():
         return f"{folder} has tokens that were added to {OLD[0]}, which say too little; {cure}"
     return None
 
@@ -108,9 +108,13 @@ def _decoded(folder: Path) -> set[str]:
     return {str(row.get("content")) for row in rows if isinstance(row, dict)}
 
 
-def _named(folder: Path) -> dict[str, AddedToken]:
+def _settings(folder: Path) -> list[dict[str, Any]]:
+    """Return what is said of an older tokenizer beside its vocabulary."""
+    return [_parsed(folder / f) for f in ("special_tokens_map.json", "tokenizer_config.json")]
+
+
+def _named(said: Sequence[dict[str, Any]]) -> dict[str, AddedToken]:
     """Return the special tokens that have a role, by their text."""
-    said = [_parsed(folder / f) for f in ("special_tokens_map.json", "tokenizer_config.json")]
     named = {k: v for one in said for k, v in one.items() if k.endswith("_token")}
     made = [_added(v) for v in named.values() if isinstance(v, (str, dict))]
     return {token.content: token for token in made}
@@ -120,10 +124,10 @@ def _byte_level(folder: Path) -> Tokenizer:
     """Return the byte-level byte-pair encoding of a vocabulary and its merges."""
     vocabulary, merges = models.BPE.read_file(*(str(folder / name) for name in OLD))
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    said = [_parsed(folder / f) for f in ("special_tokens_map.json", "tokenizer_config.json")]
+    said = _settings(folder)
     space = any(bool(one.get("add_prefix_space")) for one in said)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
-    tokenizer.add_special_tokens(list(_named(folder).values()))
+    tokenizer.add_special_tokens(list(_named(said).values()))
     return tokenizer
 
 

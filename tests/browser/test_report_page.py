@@ -1,16 +1,13 @@
 """The report as a browser shows it: opened from disk, nothing fetched, nothing missing.
 
-Debian's Chromium, driven headless. Without a browser or its driver these tests
-are skipped with the reason, except under CI, where that is a failure.
+`tests/browser/conftest.py` says which browser, and what happens without one.
 """
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
@@ -33,35 +30,6 @@ class Opened:
 
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-
-
-def _absent(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason}, and under CI nothing may be skipped")
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        _absent("the browser driver (playwright) is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        _absent("there is no Chromium on the path")
-    with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

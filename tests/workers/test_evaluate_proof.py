@@ -176,7 +176,7 @@ def test_a_hook_that_undoes_the_replacement_is_refused(
         with hooked(model, lambda _, x_STN: x_STN + 1), real(*arguments):  # type: ignore[arg-type]
             yield
 
-    monkeypatch.setattr("workers.evaluate._given", lambda *_: given)
+    monkeypatch.setattr("workers.evaluate.donated", lambda *_: given)
     monkeypatch.setattr(hooks, "recording", undoing)
     mine = batches(model)[:1]
     theirs = needed([order], donors(model, mine))
