@@ -20,9 +20,10 @@ from orchestrator.pool import PoolError
 from orchestrator.tasks import rough_seconds
 from workers.messages import ModelRef
 
-PROCESS_BYTES = 1100 * 2**20
+PROCESS_BYTES = 1250 * 2**20
 """A process with torch, transformers, Arrow and Ray imported, in bytes, rounded up. Measured:
-0.84e9 on one machine and 1.07e9 on another, where more of the libraries' files was mapped."""
+0.84e9 on one machine, 1.07e9 on another and about 1.2e9 on a third: the more of the libraries'
+files the system maps at once, the more is counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +34,10 @@ class Demand:
     gpus: float
     ranks: int = 1
     """Processes: the shards of the model that has most."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of GPU that will do; any when empty."""
+    gpu_memory: int = 0
+    """Bytes that a GPU must have, for all that share it (`orchestrator.room`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +121,9 @@ def _ranks(plan: Plan) -> int:
     return max(ref.shards for ref in plan.models.values())
 
 
-def workers(plan: Plan, cluster: Mapping[str, float], *, asked: int | None = None) -> int:
+def workers(
+    plan: Plan, cluster: Mapping[str, float], *, asked: int | None = None, per_gpu: int = 1
+) -> int:
     """Return how many replicas to have at once on a cluster with these resources in all.
 
     Raises PoolError saying what was asked and what the cluster has.
@@ -137,7 +144,7 @@ def workers(plan: Plan, cluster: Mapping[str, float], *, asked: int | None = Non
             f" largest machine has {most}; ask for fewer `shards`, or add a larger machine"
             " (`--local` is one process and holds no shards)"
         )
-    fitting = units = units // ranks
+    fitting = units = units * per_gpu // ranks
     if cuda:
         _fits_device(plan, needs.largest)
     else:

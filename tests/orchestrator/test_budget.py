@@ -1,5 +1,6 @@
 """Arithmetic with prime numbers, so that a term that is lost cannot hide."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -266,7 +267,7 @@ def test_more_workers_than_units_are_refused(prime) -> None:  # type: ignore[no-
 
 def test_a_replica_that_no_memory_holds_is_refused_with_what_would_help(prime) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(
-        PoolError, match=r"one replica of a needs 1.1 GiB.*0.5 GiB of memory; lower"
+        PoolError, match=r"one replica of a needs 1.2 GiB.*0.5 GiB of memory; lower"
     ):
         budgeting.workers(prime(), cluster(gib=0.5))
 
@@ -367,7 +368,18 @@ def test_a_call_needs_what_was_said_and_not_much_less(
     )
     (need,) = budgeting.budget(plan).needs
     told = [sys.executable, "-c", CALL, str(folder), layers, str(batch), str(logits)]
-    made = subprocess.run(told, capture_output=True, text=True, check=True, cwd=ROOT)
-    before, peak = map(int, made.stdout.split())
+
+    def measured(**heap: str) -> tuple[int, int]:
+        made = subprocess.run(
+            told, capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, **heap}
+        )
+        before, peak = map(int, made.stdout.split())
+        return before, peak
+
+    _, peak = measured()
     assert peak < need.replica_bytes
-    assert need.replica_bytes - PROCESS_BYTES < 2 * (peak - before)
+    # What the heap keeps of what was given back differs from run to run by half of all a call
+    # needs. A heap that gives everything back at once shows what is needed, to the megabyte.
+    before, peak = measured(MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="65536")
+    said = need.replica_bytes - PROCESS_BYTES
+    assert peak - before < said < 2 * (peak - before)
