@@ -96,7 +96,7 @@ class Activations:
         self, run: Path | Store, model: str, site: str, prefer: Sequence[str] = ()
     ) -> None:
         store = Store.of(run)
-        self._model, self._site = model, site
+        self.model, self.site = model, site
         collected = {"model": model, "site": site, "basis": OWN}
         self._statistics = _of_one(_scan(store, "statistics", collected), prefer)
         self._centres = _of_one(_scan(store, "centres", collected), prefer)
@@ -137,8 +137,8 @@ class Activations:
             at_minimum=((pl.col("peak") - GELU_MINIMUM).abs() <= NEAR).mean(),
         ).row(0, named=True)
         return Counted(
-            model=self._model,
-            site=self._site,
+            model=self.model,
+            site=self.site,
             neurons=rows.height,
             **{k: v or 0.0 for k, v in shares.items()},
         )

@@ -43,7 +43,7 @@ def contrast_table(run: Run, question: Question, fractions: Sequence[float]) -> 
     heads = [*(f"f = {f:g}" for f in at), "area"]
     spans = [tag("th", metric_said(m), scope="colgroup", colspan=str(len(heads))) for m in metrics]
     head = [
-        tag("tr", tag("th", "", rowspan="2", scope="col", **{"aria-label": "setting"}), *spans),
+        tag("tr", tag("th", "setting", rowspan="2", scope="col"), *spans),
         tag("tr", *(tag("th", text, scope="col") for _ in metrics for text in heads)),
     ]
     by_model = [

@@ -56,7 +56,7 @@ _NO_BANDS = " With so many methods no bands are drawn; the tables have them."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Look:
+class Drawn:
     """What the panels of a figure have in common."""
 
     width: int
@@ -67,6 +67,16 @@ class _Look:
     banded: bool
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curves:
+    """A still figure of curves, and what is in it."""
+
+    figure: Figure
+    panels: Sequence[str]
+    metrics: Sequence[str]
+    drawn: Drawn
+
+
 def metrics(run: Run) -> list[str]:
     """Return the metrics that are drawn, of those asked for."""
     return [m for m in DRAWN if m in run.metrics]
@@ -74,7 +84,7 @@ def metrics(run: Run) -> list[str]:
 
 def changes(
     run: Run, modalities: Sequence[str], *, name: str, after: str, shown: Sequence[str]
-) -> Figure | None:
+) -> Curves | None:
     """Return the curves of the panels of these modalities; None when there are none yet."""
     rows = curve_rows(run)
     panels = [p for p in run.shown if run.modality[p] in modalities and p in rows]
@@ -83,7 +93,7 @@ def changes(
     if not there:
         return None
     look = _look(run, [row for p in panels for row in rows[p]], WIDTH, HEIGHT)
-    drawn = {metric: _chart(metric, look) for metric in there}
+    drawn = {metric: chart(metric, look) for metric in there}
     charts = [
         beside(
             [of(f"{i}-{metric}", drawn[metric]) for metric in there],
@@ -94,7 +104,7 @@ def changes(
         for i, panel in enumerate(panels)
     ]
     sides = [f"{metric_said(m)}" for m in there]
-    return Figure(
+    figure = Figure(
         name=name,
         chart=below(charts, spacing=26)
         if len(there) > 1
@@ -111,9 +121,10 @@ def changes(
         ),
         alt=_alt(panels, rows, there),
     )
+    return Curves(figure=figure, panels=panels, metrics=there, drawn=look)
 
 
-def multiples(run: Run, model: str, metric: str) -> Figure | None:
+def multiples(run: Run, model: str, metric: str) -> Curves | None:
     """Return the curves of a model's panels in one metric; None when there are none yet."""
     found = curve_rows(run)
     settings = run.settings.filter(pl.col("panel").is_in(run.shown), pl.col("model") == model)
@@ -128,13 +139,13 @@ def multiples(run: Run, model: str, metric: str) -> Figure | None:
     look = _look(run, every, SMALL_WIDTH, SMALL_HEIGHT)
     where = dict(settings.select("panel", "site").rows())
     drawn = {
-        site: _chart(
+        site: chart(
             metric, look, domain=_domain([r for p, r in rows.items() if where[p] == site], look)
         )
         for site in dict.fromkeys(where[panel] for panel in rows)
     }
     charts = [of(str(i), drawn[where[p]], title=short[p]) for i, p in enumerate(rows)]
-    return Figure(
+    figure = Figure(
         name=f"curves-{slug(model)}-{metric}",
         chart=wrapped(charts, columns=3, spacing=26),
         data={str(i): own for i, own in enumerate(rows.values())},
@@ -146,9 +157,10 @@ def multiples(run: Run, model: str, metric: str) -> Figure | None:
         ),
         alt=_alt(list(rows), rows, [metric]),
     )
+    return Curves(figure=figure, panels=list(rows), metrics=[metric], drawn=look)
 
 
-def _domain(panels: Sequence[Rows], look: _Look) -> tuple[float, float]:
+def _domain(panels: Sequence[Rows], look: Drawn) -> tuple[float, float]:
     """Return the scale of panels that are compared by eye: of points and pointwise bands."""
     keys = ("mean", "low", "high") if look.banded else ("mean",)
     rows = [row for panel in panels for row in panel]
@@ -156,11 +168,11 @@ def _domain(panels: Sequence[Rows], look: _Look) -> tuple[float, float]:
     return min([0.0, *values]), max([0.0, *values])
 
 
-def _look(run: Run, rows: Sequence[Mapping[str, object]], width: int, height: int) -> _Look:
+def _look(run: Run, rows: Sequence[Mapping[str, object]], width: int, height: int) -> Drawn:
     there = {str(row["method"]) for row in rows}
     methods = [name for name in run.methods if name in there]
     shares = [float(str(row["share"])) for row in rows]
-    return _Look(
+    return Drawn(
         width=width,
         height=height,
         methods=Encoding(names=methods, among=run.methods),
@@ -170,7 +182,7 @@ def _look(run: Run, rows: Sequence[Mapping[str, object]], width: int, height: in
 
 
 def _bands(
-    look: _Look, rows: Mapping[str, Sequence[Mapping[str, object]]], panels: Sequence[str]
+    look: Drawn, rows: Mapping[str, Sequence[Mapping[str, object]]], panels: Sequence[str]
 ) -> str:
     if not look.banded:
         return _NO_BANDS
@@ -204,7 +216,7 @@ def curve_rows(run: Run) -> Mapping[str, list[dict[str, object]]]:
     return {p: sorted(r, key=lambda row: order.index(str(row["method"]))) for p, r in rows.items()}
 
 
-def _chart(metric: str, look: _Look, *, domain: tuple[float, float] | None = None) -> Spec:
+def chart(metric: str, look: Drawn, *, domain: tuple[float, float] | None = None) -> Spec:
     """Return a panel without its data and title: Altair is slow, so one serves many panels."""
     base = alt.Chart(alt.NamedData(name=""), width=look.width, height=look.height).encode(
         x=share_axis(look.shares), color=look.methods.colour

@@ -29,6 +29,8 @@ Rows = list[dict[str, object]]
 
 _NAMESPACE = "{http://www.w3.org/2000/svg}"
 _LONG = re.compile(r"-?\d+\.\d{3,}(e-?\d+)?")
+_ID = re.compile(r'\bid="([^"]+)"')
+_REFERENCE = re.compile(r'(\bid="|url\(#)([^")]+)')
 _GEOMETRY = ("d", "transform", "x", "y", "x1", "x2", "y1", "y2", "width", "height")
 
 
@@ -84,7 +86,7 @@ class Figure:
     def draw(self, run: Store, numbered: int) -> Element:
         """Put the figure's SVG and PNG into a run's report; return it as an element of the page."""
         spec = {**self.chart, "datasets": self.data, "config": CONFIG}
-        svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+        svg = _renumbered(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]))
         run.replace(f"report/{self.name}.svg", svg.encode())
         run.replace(f"report/{self.name}.png", vl_convert.svg_to_png(svg, scale=2))
         label = f"Figure {numbered}"
@@ -101,6 +103,12 @@ class Figure:
             ),
             id=f"figure-{self.name}",
         )
+
+
+def _renumbered(svg: str) -> str:
+    """Return an SVG whose ids are counted from its own start, not from the process's."""
+    ids = {name: f"clip{i}" for i, name in enumerate(dict.fromkeys(_ID.findall(svg)))}
+    return _REFERENCE.sub(lambda m: f"{m[1]}{ids.get(m[2], m[2])}", svg)
 
 
 def _inline(svg: str, name: str, description: str) -> Element:

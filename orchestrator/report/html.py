@@ -45,7 +45,7 @@ def table(
     its own, which the keyboard can reach.
     """
     inner = tag("table", tag("caption", caption), tag("thead", *head), *body, class_=kind)
-    name, _, _ = caption.partition(".")
+    name, _, _ = caption.partition(". ")
     return tag(
         "div",
         inner,
@@ -78,3 +78,18 @@ def row(name: Child, *cells: Child) -> Element:
 def bullets(items: Sequence[Child]) -> Element:
     """Return an unordered list."""
     return tag("ul", *(tag("li", item) for item in items))
+
+
+def contents(sections: Sequence[Element]) -> Element:
+    """Return links to sections that have an id, by their first heading, and to what is in them."""
+    links = []
+    for section in sections:
+        heading = section.find("h2")
+        if heading is None or "id" not in section.attrib:
+            continue
+        links.append(tag("a", heading.text or "", href=f"#{section.attrib['id']}"))
+        for inner in section.iter("h3"):
+            if "id" in inner.attrib:
+                link = tag("a", inner.text or "", href=f"#{inner.attrib['id']}", class_="inner")
+                links.append(link)
+    return tag("nav", bullets(links), **{"aria-label": "Contents"})

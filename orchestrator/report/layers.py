@@ -52,10 +52,20 @@ class _Family:
     """Changes at that share: curves with `layer` and `name`, a row per layer, method, metric."""
 
 
-def _families(run: Run) -> Iterator[_Family]:
-    layered = run.settings.filter("layered")
+def single_layers(run: Run) -> pl.DataFrame:
+    """Return the panels of single layers, with `layer` and `family`: the label of all that differ
+    in nothing but the layer.
+    """
+    layered = run.settings.filter("layered").with_columns(layer=pl.col("layers").cast(pl.Int64))
     rest = [column for column in PANEL if column != "layers"]
-    for block in layered.partition_by(rest, maintain_order=True):
+    first = layered.unique(rest, maintain_order=True)
+    labels = [label(run.settings, {**row, "layers": None}) for row in first.to_dicts()]
+    named = first.select(rest).with_columns(family=pl.Series(labels, dtype=pl.String))
+    return layered.join(named, on=rest, how="left", maintain_order="left")
+
+
+def _families(run: Run) -> Iterator[_Family]:
+    for block in single_layers(run).partition_by("family", maintain_order=True):
         rows = run.curves.filter(
             pl.col("panel").is_in(block["panel"]), pl.col("metric").str.starts_with("d_")
         )
@@ -74,7 +84,7 @@ def _families(run: Run) -> Iterator[_Family]:
         names = [method_name(m, p) for m, p in at.select("method", "parameters").rows()]
         first = block.row(0, named=True)
         yield _Family(
-            label=label(run.settings, {**first, "layers": None}),
+            label=str(first["family"]),
             fraction=float(largest["fraction"][0]),
             share=float(at["held_share"][0]),
             complement=bool(first["complement"]),

@@ -48,7 +48,7 @@ def gap_section(run: Run) -> list[Element]:
         f" {left_out(left, 'contrasts').replace('more are', 'more settings are')}"
     ).strip()
     return [
-        tag("h3", "How far from optimal"),
+        tag("h3", "How far from optimal", id="optimal"),
         tag(
             "p",
             "Optimal holds at constants learned for each set of held units. It is an approximate"

@@ -1,36 +1,41 @@
 """The page: everything a report says, in the order a reader needs it.
 
 What was declared beforehand comes first and in words; everything after it is
-exploratory and says so. The page is one HTML file without scripts: its figures
-are SVG inside it, its policy forbids it to fetch anything, and it can be built
-at any time, whatever is there yet.
+exploratory and says so. The page is one HTML file, and can be built at any time,
+whatever is there yet. Its figures are SVG inside it; its scripts, which let a
+reader choose, look and zoom (`live`), are named by their digests in its policy,
+which forbids it to fetch anything or to run another.
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 from orchestrator.report.account import limits, notes
 from orchestrator.report.activations import Activations
 from orchestrator.report.bases import bases_section
+from orchestrator.report.box import box
+from orchestrator.report.citing import citing
 from orchestrator.report.compared import contrast_table, exploratory
 from orchestrator.report.contrasts import counted as told
 from orchestrator.report.contrasts import questions, sentences
-from orchestrator.report.curves import APART, changes, metrics, multiples
+from orchestrator.report.damage import damage
 from orchestrator.report.densities import densities
 from orchestrator.report.differences import differences
 from orchestrator.report.effects import effects_section
-from orchestrator.report.figures import Figure
-from orchestrator.report.html import Element, bullets, tag, written
+from orchestrator.report.forest import forest_live
+from orchestrator.report.heat import heat_live
+from orchestrator.report.html import Element, bullets, contents, tag
 from orchestrator.report.layers import by_layer, layers_tables
+from orchestrator.report.live import Numbered
+from orchestrator.report.neurons import explorer
 from orchestrator.report.opening import header
 from orchestrator.report.optimal import gap_section
 from orchestrator.report.provenance import provenance
 from orchestrator.report.read import Run, read_run
 from orchestrator.report.settings import site, sites
+from orchestrator.report.sheet import sheet
 from orchestrator.report.stops import stops_section
-from orchestrator.report.tables import areas_table, held_table, metrics_table, more_settings
+from orchestrator.report.tables import areas_table, held_table, metrics_table
 from orchestrator.report.taken import taken
 from orchestrator.report.words import count, listed, metric_said
 from orchestrator.store import Store
@@ -56,14 +61,10 @@ def report(run: Path | str | Store) -> Path:
     in it lacks a column, StoreError if it cannot be written.
     """
     found = read_run(run)
-    template = Template(
-        resources.files("orchestrator.report").joinpath("page.html").read_text(encoding="utf-8")
-    )
-    title = tag("title", f"Ablation sweep {found.name}")
-    page = template.substitute(
-        title=written([title]), body=written([header(found), *_sections(found)])
-    )
-    found.store.replace("report/index.html", page.encode())
+    title = f"Ablation sweep {found.name}"
+    sections = _sections(found)
+    body = [header(found), *box(found), contents(sections), *sections]
+    found.store.replace("report/index.html", sheet(title, body))
     return found.store.path("report/index.html")
 
 
@@ -71,7 +72,7 @@ def _sections(run: Run) -> list[Element]:
     collected = _collected(run)
     panels = [(label, a) for label, a in collected.items() if a.collected]
     counted = {label: a.counted() for label, a in panels}
-    drawn = _Numbered(run.store)
+    drawn = Numbered(run.store)
     declared = _declared(run, drawn)
     undeclared = exploratory(run)
     parts = [
@@ -82,18 +83,20 @@ def _sections(run: Run) -> list[Element]:
             " much of it there is. Differences seen here are suggestions to be tested on other"
             " documents.",
         ),
-        *_damage(run, drawn),
+        *damage(run, drawn),
+        *_each_against_each(run, drawn),
         *_layers(run, drawn),
         *_tables(run),
         *gap_section(run),
         *bases_section(run),
         *_choices(run, drawn),
         *([tag("h3", "Other comparisons"), *undeclared] if undeclared else []),
-        tag("h3", "Activation densities"),
+        tag("h3", "Activation densities", id="densities"),
         *(
             drawn.draw(densities(panels, run.methods))
             or [tag("p", "No statistics have been collected yet.")]
         ),
+        *_neurons(run, collected),
     ]
     read = stops_section(run)
     stopped = tag("section", tag("h2", "How far documents were read"), *read, id="stops")
@@ -109,6 +112,10 @@ def _sections(run: Run) -> list[Element]:
         ),
         tag("section", tag("h2", "Notes"), *notes(run, counted), id="notes"),
         tag("section", tag("h2", "Provenance"), *provenance(run), id="provenance"),
+        *(
+            [tag("section", tag("h2", "How to cite"), *citing(run), id="cite")]
+            * bool(run.cells.height)
+        ),
     ]
 
 
@@ -127,49 +134,20 @@ def _collected(run: Run) -> Mapping[str, Activations]:
     return found
 
 
-class _Numbered:
-    """Draws figures and numbers them in the order of the page."""
-
-    def __init__(self, store: Store) -> None:
-        self._store, self._drawn = store, 0
-
-    def draw(self, figure: Figure | None) -> Sequence[Element]:
-        if figure is None:
-            return []
-        self._drawn += 1
-        return [figure.draw(self._store, self._drawn)]
+def _each_against_each(run: Run, drawn: Numbered) -> Sequence[Element]:
+    found = drawn.draw(forest_live(run))
+    heading = tag("h3", "Every method against every other", id="forest")
+    return [heading, *found] if found else []
 
 
-def _damage(run: Run, drawn: _Numbered) -> list[Element]:
-    """Return the curves: of a plain sweep as the paper's figures, else a figure per model."""
-    parts: list[Element] = [tag("h3", "Damage against the share held")]
-    if run.grouped:
-        for model in run.settings["model"].unique(maintain_order=True):
-            for metric in metrics(run):
-                parts += drawn.draw(multiples(run, str(model), metric))
-        more = more_settings(run, "curves")
-        parts += [tag("p", more)] if more else []
-        if not run.shown and run.curves.height:
-            parts.append(tag("p", "Every setting chooses units of a single layer: see below."))
-            return parts
-    else:
-        pair = [m for m in metrics(run) if m not in APART]
-        causal, others = ("causal",), ("masked", "image")
-        for modalities, name, after in (
-            (causal, "curves-causal", "Figure 2"),
-            (others, "curves-masked-image", "Figure 3"),
-        ):
-            parts += drawn.draw(changes(run, modalities, name=name, after=after, shown=pair))
-        every = (*causal, *others)
-        for metric in (m for m in metrics(run) if m in APART):
-            name = f"curves-{metric.replace('_', '-')}"
-            parts += drawn.draw(changes(run, every, name=name, after="", shown=[metric]))
-    return parts if len(parts) > 1 else [*parts, tag("p", "No curve can be drawn yet.")]
+def _neurons(run: Run, collected: Mapping[str, Activations]) -> Sequence[Element]:
+    found = explorer(run, collected)
+    return [tag("h3", "Every neuron", id="each-neuron"), *found] if found else []
 
 
-def _layers(run: Run, drawn: _Numbered) -> list[Element]:
-    found = [*drawn.draw(by_layer(run)), *layers_tables(run)]
-    return [tag("h3", "Which layer matters"), *found] if found else []
+def _layers(run: Run, drawn: Numbered) -> list[Element]:
+    found = [*drawn.draw(by_layer(run)), *drawn.draw(heat_live(run)), *layers_tables(run)]
+    return [tag("h3", "Which layer matters", id="layers"), *found] if found else []
 
 
 def _there(element: Element | None) -> list[Element]:
@@ -210,14 +188,14 @@ def _fractions(run: Run) -> list[float]:
     return found or swept[len(swept) // 2 : len(swept) // 2 + 1]
 
 
-def _choices(run: Run, drawn: _Numbered) -> list[Element]:
+def _choices(run: Run, drawn: Numbered) -> list[Element]:
     """Return what the selections did: units per layer, and effects of units."""
     figure = drawn.draw(taken(run))
     layers = [tag("h3", "From which layers units are taken"), *figure] if figure else []
     return [*layers, *effects_section(run)]
 
 
-def _declared(run: Run, drawn: _Numbered) -> list[Element]:
+def _declared(run: Run, drawn: Numbered) -> list[Element]:
     found = questions(run)
     if not found:
         asked = run.spec.get("contrasts")

@@ -27,6 +27,7 @@ _SETTING: dict[str, type[pl.DataType]] = {
 }
 _METHOD = {"method": pl.String, "parameters": pl.String}
 
+_CHANGES = tuple(f"d_{m}{end}" for m in ("top1", "ce") for end in ("", "_low", "_high"))
 _FURTHER = ("top10", "kl", "top1_rare", "top1_mask", "ce_mask", "perplexity", "bits_per_byte")
 _LATER = ("logit_diff", "choice")
 """Columns of the summary that earlier versions lack; null there."""
@@ -46,14 +47,12 @@ _NEEDED: Mapping[str, Mapping[str, type[pl.DataType] | pl.DataType]] = {
     | _METHOD
     | {
         "fraction": pl.Float64,
+        **dict.fromkeys(("seed", "units_held", "units_total"), pl.Int64),
         "cell": pl.String,
         "tokens": pl.Int64,
         "documents": pl.Int64,
-        "top1": pl.Float64,
-        "top1_se": pl.Float64,
-        "ce": pl.Float64,
-        "ce_se": pl.Float64,
-        **dict.fromkeys((*_FURTHER, *_LATER), pl.Float64),
+        **dict.fromkeys(("top1", "top1_se", "ce", "ce_se"), pl.Float64),
+        **dict.fromkeys((*_CHANGES, *_FURTHER, *_LATER), pl.Float64),
     },
     "curves": _SETTING
     | _METHOD
@@ -174,6 +173,11 @@ class Run:
         asked = self.spec.get("evaluation")
         found = asked.get("metrics") if isinstance(asked, Mapping) else None
         return [str(m) for m in found] if isinstance(found, list) else ["top1", "ce"]
+
+    @property
+    def masks(self) -> list[int]:
+        """Seeds of the masks."""
+        return [int(seed) for seed in self.cells["seed"].drop_nulls().unique().sort()]
 
     @property
     def methods(self) -> list[str]:

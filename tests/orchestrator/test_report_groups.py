@@ -469,7 +469,7 @@ def test_atoms_in_the_mlp_are_warned_of(counted: Path, activation: str, expected
     (run / "provenance.json").write_text(json.dumps(facts))
     (file,) = (run / "statistics").glob("**/*.parquet")
     at = 0.0 if activation == "relu" else -0.165
-    zeros = pl.col("count") * 2 // 5 if activation == "relu" else pl.lit(0)
+    zeros = pl.col("count") * 2 // 5 if activation == "relu" else pl.lit(0, pl.Int64)
     peak = pl.when(pl.col("layer") == 0).then(at).otherwise(0.5)
     rows = pl.read_parquet(file).with_columns(site=pl.lit("mlp_mid"), peak=peak, zeros=zeros)
     rows.write_parquet(file)
