@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import polars as pl
@@ -22,6 +23,7 @@ from orchestrator.names import data_file
 from orchestrator.opened import NotInRunError, Run, open
 from orchestrator.pairs import Precision
 from orchestrator.seals import BLANK, KEY
+from orchestrator.sidebyside import SideBySide, side_by_side
 from orchestrator.stopping import Visits, left_out, visits
 from orchestrator.stops import Reading, reading, stops, unfinished
 from orchestrator.store import Store
@@ -29,8 +31,10 @@ from orchestrator.store import Store
 __all__ = [
     "NotInRunError",
     "Run",
+    "SideBySide",
     "aggregated",
     "asked",
+    "compare_runs",
     "damaged",
     "declared",
     "metrics",
@@ -79,6 +83,17 @@ def _write(store: Store, name: str, frame: pl.DataFrame) -> None:
     content = io.BytesIO()
     frame.write_parquet(content, metadata={KEY.decode(): BLANK.decode()})
     store.replace(f"{name}.parquet", content.getvalue())
+
+
+def compare_runs(a: Run | str | Path | Store, b: Run | str | Path | Store) -> SideBySide:
+    """Return how run b differs from run a, with intervals; each a run folder, URI or opened run.
+
+    `differences`, `contrasts` and `baselines` are frames, in nats and shares as in the tables;
+    `pairings` say how documents are paired (`orchestrator.sidebyside`). Raises StoreError where
+    there is no run, DifferingAnswersError where one contradicts itself.
+    """
+    runs = [run if isinstance(run, Run) else open(run) for run in (a, b)]
+    return side_by_side(runs[0].store, runs[1].store)
 
 
 @_told
