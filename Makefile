@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo install test test-slow check format lint types imports report docs clean
+.PHONY: demo install test test-slow check format lint types imports report harness docs clean
 
 demo: install  ## sweep the four bundled models on local Ray; about three minutes
 	$(BIN)/peaksweep run examples/embedded.yaml --out runs/embedded
@@ -36,6 +36,9 @@ types: install
 
 imports: install
 	$(BIN)/lint-imports
+
+harness: install  ## lm-evaluation-harness beside the environment (200 MB), where only its test looks
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --prefix .venv/harness 'peaksweep[harness]'
 
 docs: install  ## the documentation as a site, in site/; every link and heading is checked
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
