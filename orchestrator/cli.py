@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from orchestrator import absent, printing, watching
+from orchestrator import absent, printing, remote, watching
 from orchestrator import budget as budgeting
 from orchestrator.inspection import ModelError
 from orchestrator.omissions import omissions
@@ -154,13 +154,22 @@ def collect(
     end(store, ended.failures)
 
 
+app.command()(remote.submit)
+
+
 @app.command()
 def status(
     run: Run,
     as_json: Json = False,
+    address: remote.Submitted = None,
     watch: Annotated[bool, typer.Option("--watch", help="Again and again, until it ends.")] = False,
 ) -> None:
     """Done, running, missing and failed per stage, from files alone."""
+    if address is not None:
+        folder = remote.found(run, address)
+        if folder is None:
+            return
+        run = folder
     if watch:
         watching.watch(run, out, as_json=as_json)
         return
@@ -169,6 +178,10 @@ def status(
         out.print_json(data=asdict(found))
         return
     out.print(status_table(found), soft_wrap=True)  # so that a command stays one line
+
+
+app.command()(remote.logs)
+app.command()(remote.stop)
 
 
 @app.command()
@@ -195,16 +208,18 @@ def query(
 
 
 @app.command()
-def report(run: Run) -> None:
-    """HTML with figures."""
-    from orchestrator import results
-    from orchestrator.report import report as write
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="One; or several, against the first.")
+    ],
+    where: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="Of several: comparisons/… if not.")
+    ] = None,
+) -> None:
+    """HTML with figures: of one run, or of several against the first."""
+    from orchestrator import reporting  # the figures' libraries take a second
 
-    status_of(run)  # refuses what is no run
-    store = Store.of(run)
-    results.aggregated(store, results.declared(store), results.metrics(store))
-    write(store)
-    out.print(store.where("report/index.html"), soft_wrap=True)
+    reporting.report(runs, where)
 
 
 @app.command()

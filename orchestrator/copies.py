@@ -1,20 +1,22 @@
 """Copies: what a node has fetched of an object store, and what it has put there.
 
 They lie in a folder of the user's own beside other temporary files, and all
-processes of the node share them. A copy's name has the object's version (its
-ETag, or its size and time), so a file that was deleted and made anew is never
-mistaken for the one before, and nothing needs to be invalidated. A copy is
+processes of the node share them: of many that want an object one fetches it, and
+the others wait for it (one that dies meanwhile lets the next). A copy's name has
+the object's version (its ETag, or its size and time), so a file that was deleted
+and made anew is never mistaken for the one before, and nothing needs to be invalidated. A copy is
 written beside its name and renamed, so no process meets half of one.
 
 Copies are what temporary files are: they may be deleted at any time while no
 sweep runs, and nothing else bounds them.
 """
 
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from stat import S_ISDIR
@@ -71,6 +73,19 @@ class Copies:
         """Return the copy that this process had last, of whichever version."""
         copy = self._known.get(file)
         return copy if copy is not None and copy.exists() else None
+
+    @contextmanager
+    def alone(self, file: str) -> Iterator[None]:
+        """Keep this node's other processes and threads from fetching an object meanwhile.
+
+        There are few locks, so others may wait that want something else; a lock ends with its
+        process, and whoever holds one takes no other.
+        """
+        locks = self.root.with_name(f"{self.root.name}.locks")
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / _digest(file)[:2]).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def forget(self, file: str) -> None:
         """Delete the copies of all versions of an object."""

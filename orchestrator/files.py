@@ -24,10 +24,19 @@ from shutil import copyfileobj
 from typing import Protocol
 
 _SCHEME = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:[:/]")
+_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:(?!\d*/)[^@]*@")
+"""After the user's name; it may have slashes, and a port is none."""
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV)
 """What file systems say that have no links."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+SECRET = (
+    "a password in it, which logs and the run folder would show; write it without: every node"
+    " takes what it needs from its environment, such as AWS_SECRET_ACCESS_KEY"
+)
+"""What is said of a URI that `has_password`."""
 
 
 class StoreError(OSError):
@@ -93,6 +102,11 @@ class Files(Protocol):
 def elsewhere(where: str) -> bool:
     """Whether a place is named by a URI that is not of this machine's folders."""
     return _SCHEME.match(where) is not None
+
+
+def has_password(where: str) -> bool:
+    """Whether a URI has a password in it, which logs and the run folder would show."""
+    return _PASSWORD.match(where) is not None
 
 
 def refused(place: str, act: str, error: OSError) -> StoreError:

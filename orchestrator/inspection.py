@@ -126,6 +126,23 @@ def present(model: str, planned: str) -> str:
         raise ModelError(str(error)) from error
 
 
+def downloads(ref: ModelRef) -> bool:
+    """Whether a machine that lacks a model's folder downloads it."""
+    return hub_id(ref.name) is not None and commit(ref.folder) is not None
+
+
+def lacks(ref: ModelRef) -> bool:
+    """Whether this machine would download a model now; the hub is not asked."""
+    on_hub, pinned = hub_id(ref.name), commit(ref.folder)
+    if on_hub is None or pinned is None or hub.whole(Path(ref.folder)):
+        return False
+    try:
+        hub.snapshot(on_hub, pinned, fetch=False)
+    except hub.HubError:
+        return True
+    return False
+
+
 def symbolic(model: str, revision: str | None) -> ModelFacts | None:
     """Return the facts of a hub model from its configuration alone; None where that is not known.
 

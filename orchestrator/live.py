@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from threading import Lock
+from threading import Lock, Thread
 
 import polars as pl
 
@@ -69,17 +69,15 @@ class Live:
                 _begin(tracker, name, config)
                 self._sinks[who] = partial(_log, tracker)
         except SpecError:
-            self._close(finished=False)
+            _within(HURRY, partial(self._close, finished=False))
             raise
         pulse, finished = Pulse(self._seconds, self._beat), False
         try:
             yield
             finished = True
         finally:
-            if pulse.stop(PATIENCE if finished else HURRY):
-                self._beat()  # the last numbers
-                self._close(finished=finished)
-            else:
+            patience = PATIENCE if finished else HURRY
+            if not (pulse.stop(patience) and _within(patience, partial(self._end, finished))):
                 self._silent()
             with suppress(*() if finished else (Exception,)):  # it would hide why the run ends
                 self._complain()
@@ -98,15 +96,23 @@ class Live:
 
     def tables(self, tables: Mapping[str, pl.DataFrame]) -> None:
         """Have the trackers log tables that are complete."""
-        for who, tracker in self._trackers.items():
-            for name, frame in tables.items():
-                self._try(who, partial(tracker.table, name, frame))
+        if not _within(PATIENCE, partial(self._log_tables, tables)):
+            self._silent()
         self._complain()
 
     def read(self) -> Reading:
         """Return where the run is now."""
         with self._counting:
             return self._meters.read(time.time())
+
+    def _log_tables(self, tables: Mapping[str, pl.DataFrame]) -> None:
+        for who, tracker in self._trackers.items():
+            for name, frame in tables.items():
+                self._try(who, partial(tracker.table, name, frame))
+
+    def _end(self, finished: bool) -> None:
+        self._beat()  # the last numbers
+        self._close(finished=finished)
 
     def _beat(self) -> None:
         reading = self.read()
@@ -147,6 +153,14 @@ def _begin(tracker: Tracker, name: str, config: Mapping[str, object]) -> None:
         raise SpecError(
             [Mistake(path="--track", message=f"{said}; mend that, or run without it")]
         ) from error
+
+
+def _within(seconds: float, act: Callable[[], None]) -> bool:
+    """Return whether something was done in time; what takes longer goes on, and nobody waits."""
+    thread = Thread(target=act, name="peaksweep-trackers", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
 
 
 def _log(tracker: Tracker, reading: Reading) -> None:

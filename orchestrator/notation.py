@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 
+from orchestrator.files import SECRET, has_password
 from orchestrator.mistakes import one_of
 from workers.messages import SITES
 
@@ -184,4 +185,6 @@ def as_tuple(value: object) -> object:
 
 def store(value: object) -> object:
     """Return the folder or the URI of a shared store."""
+    if value is not None and has_password(str(value)):
+        raise ValueError(f"the URI has {SECRET}")
     return None if value is None else str(value).removeprefix("file://")

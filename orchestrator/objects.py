@@ -195,7 +195,9 @@ class ObjectFiles:
             copy = self._copies.has(file, info)
             if copy is not None:
                 return copy
-            info = self._download(file, info)
+            with self._copies.alone(file):
+                if self._copies.has(file, info) is None:  # nobody fetched it while we waited
+                    info = self._download(file, info)
         raise StoreError(f"{self.where(file)} cannot be read: it changes while it is fetched")
 
     def _download(self, file: str, info: Info) -> Info:

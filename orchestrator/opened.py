@@ -26,7 +26,8 @@ from typing import Literal
 import polars as pl
 
 from orchestrator.aggregate import method_label
-from orchestrator.frames import Frames, frames
+from orchestrator.frames import Frames, asked, frames
+from orchestrator.gap import METRIC as GAP
 from orchestrator.groups import GROUP
 from orchestrator.mistakes import nearest
 from orchestrator.store import Store, StoreError
@@ -153,7 +154,8 @@ class Run:
         """Return a − b: over all fractions first (`fraction` null), then at each of them.
 
         `a` and `b` are two methods, or two selections or bases, as the column says that they stand
-        in. Pairs stand in `contrasts` one way round; the other way the signs change. Columns are
+        in. Pairs stand in `contrasts` one way round; the other way the signs change. Only the
+        metric `gap_closed`, a share of the way from `b`, has no other way round. Columns are
         those of `contrasts`: estimate with low and high, p, p_adjusted where the sweep file
         declared the pair, documents and masks that the interval is over, and `reason` where it
         could not be compared. Raises NotInRunError for a pair that the run does not have.
@@ -162,7 +164,8 @@ class Run:
         _known("metric", [metric], rows["metric"])
         rows = rows.filter(pl.col("metric") == metric)
         _known("method, selection or basis", [a, b], pl.concat([rows["a"], rows["b"]]))
-        turned = rows.filter(pl.col("a") == b, pl.col("b") == a).with_columns(
+        there = rows.filter(pl.col("a") == b, pl.col("b") == a, pl.col("metric") != GAP)
+        turned = there.with_columns(
             a=pl.col("b"),
             b=pl.col("a"),
             estimate=-pl.col("estimate"),
@@ -225,7 +228,7 @@ class Run:
             )
         )
         scores = self._scores(model, made)
-        keys = ["model", "data", "site", "layer", "head"]
+        keys = ["model", "data", "basis", "site", "layer", "head"]
         return made.join(scores, on=keys, how="left").sort(*_HEAD, "selection", "seed")
 
     def _scores(self, model: str | None, heads: pl.DataFrame) -> pl.DataFrame:
@@ -241,14 +244,22 @@ class Run:
         each = ranked.with_columns(**ends).explode("order", "score", "score_low", "score_high")
         many = heads.group_by("model", "site").agg(per_layer=pl.col("head").max() + 1)
         unit = pl.col("order").cast(pl.Int64)
+        # Selections name the data that is evaluated, statistics what they were counted of.
+        counted = asked(self.store).get("statistics", {}).get("data")
+        bases = heads.select("model", of="basis").unique()
         return (
             each.join(many.lazy(), on=["model", "site"])
+            .join(bases.lazy(), on="model")
+            # A score of one basis says nothing of others' axes; one that looks at none is of all.
+            .filter(pl.col("basis").is_null() | (pl.col("basis") == pl.col("of")))
             .with_columns(
+                basis="of",
+                data=pl.col("data") if counted is None else pl.lit(counted),
                 head=unit % pl.col("per_layer"),
                 layer=pl.coalesce("layer", unit // pl.col("per_layer")),
             )
             .select(
-                *("model", "data", "site", "layer", "head", "selection", "seed"),
+                *("model", "data", "basis", "site", "layer", "head", "selection", "seed"),
                 *("score", "score_low", "score_high"),
             )
             .collect()

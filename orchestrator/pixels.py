@@ -28,6 +28,9 @@ EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr",
 """Pillow's modes that become eight bits a channel without a loss of range."""
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Of the files of a folder, which are images, whatever their case."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded, whatever a file calls itself: Pillow's other thirty decoders see less use, and
+that of EPS starts Ghostscript."""
 
 
 def decoded(content: bytes) -> NDArray[np.uint8]:
@@ -41,7 +44,7 @@ def decoded(content: bytes) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd meta data; the pixels are what counts
-            with Image.open(io.BytesIO(content)) as opened:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
                 if opened.width * opened.height > MOST:
                     raise ValueError(f"it has more than {MOST} pixels ({opened.size})")
                 if opened.mode not in EIGHT_BITS or _is_deep(opened):

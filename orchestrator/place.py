@@ -7,7 +7,7 @@ away, so a folder inside it would be lost with what it holds.
 import os
 from pathlib import Path
 
-from orchestrator.files import elsewhere
+from orchestrator.files import SECRET, elsewhere, has_password
 from orchestrator.mistakes import Mistake, SpecError
 
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -17,9 +17,12 @@ IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 def run_folder(out: str | Path | None, name: str) -> str:
     """Return the run folder: `out`, also a URI, or `runs/<name>` under the working directory.
 
-    Raises SpecError where a job's run folder would be thrown away with its working directory.
+    Raises SpecError where a job's run folder would be thrown away with its working directory, or
+    the URI has a password in it.
     """
     chosen = str(out) if out is not None else str(Path("runs") / name)
+    if has_password(chosen):
+        raise SpecError([Mistake(path="--out", message=f"the URI has {SECRET}")])
     if not elsewhere(chosen):
         _refuse_lost(chosen, "--out", "give --out an absolute path that all nodes share")
     return chosen

@@ -84,6 +84,16 @@ class Placement:
         """Whether the queue of a worker's model has something for it."""
         return any(not self.avoids(task, worker.number) for task in islice(queue, LOOK_AHEAD))
 
+    def stays(self, worker: Worker, queues: Queues, waiting: Waiting) -> bool:
+        """Whether a worker keeps its model: there is work on it for that worker, or there will be.
+
+        What waits for other tasks counts too, so it stays while its model's counts are merged.
+        """
+        own = worker.model
+        if own and self.hope and waiting.ahead(own):
+            return True
+        return bool(own) and self.has_some(worker, queues.of(own))
+
     def choose(self, worker: Worker, work: Mapping[str, float]) -> str | None:
         """Return the other model with the most work left per worker, None if there is none."""
         each = {

@@ -74,7 +74,14 @@ class Lost:
     """Whether it was ended because the machine's memory ran out."""
 
 
-Event = Ready | Done | Raised | Lost
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queued:
+    """A worker waits for its turn to download its model: that is no time that loading takes."""
+
+    worker: int
+
+
+Event = Ready | Done | Raised | Lost | Queued
 
 
 class Pool(Protocol):

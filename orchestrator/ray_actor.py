@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import ray
 
+from orchestrator.footprint import MARGIN
 from orchestrator.store import Store, StoreError, Writer
 from orchestrator.tasks import Differing, Task
 from workers.messages import ModelRef
@@ -96,7 +97,21 @@ class Actor:
                         self._store = Silent(self._store.place, self._store.epoch)
                     self._seat = seat
                 self._host = Host(self._store, self._worker)
+                context = ray.get_runtime_context()
+                share = context.get_assigned_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
+                if ref.device == "cuda" and 0 < share < 1:  # others are on the same GPU
+                    self._host.replica.keep_to(share, MARGIN)
             self._host.load(ref)
+
+        return attempt(act)
+
+    def lacks(self, ref: ModelRef) -> str | Trouble:
+        """Return Ray's name of this machine if it would download the model; nothing if not."""
+
+        def act() -> str:
+            from orchestrator import inspection
+
+            return ray.get_runtime_context().get_node_id() if inspection.lacks(ref) else ""
 
         return attempt(act)
 

@@ -15,7 +15,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 from ray._private import ray_constants
@@ -23,9 +23,12 @@ from ray._private.state import actors, available_resources_per_node
 from ray.exceptions import RayError
 
 from orchestrator.budget import Demand
+from orchestrator.devices import Device, device
 from orchestrator.pool import PoolError
 
 KINDS = ("CPU", "GPU", "memory")
+NODE_LABEL = "ray.io/node-id"
+"""Ray's own label of a machine's name."""
 NODES_TOLD = 8
 """Machines that are told apart in a sentence."""
 
@@ -39,6 +42,8 @@ class Node:
     address: str
     total: Mapping[str, float]
     """What it has: CPU, GPU, memory in bytes."""
+    device: Device = field(default_factory=Device)
+    """What its GPUs are, if it has any."""
 
     @property
     def cpus(self) -> int:
@@ -47,8 +52,15 @@ class Node:
 
     def holds(self, demand: Demand, memory: int) -> int:
         """Return how many replicas fit on it, each process asking for `demand` and `memory`."""
+        if demand.gpus and not self.device.suits(demand.kinds, demand.gpu_memory):
+            return 0
         asked = {kind: amount * demand.ranks for kind, amount in _asked(demand, memory).items()}
         return min(int(self.total.get(kind, 0) // amount) for kind, amount in asked.items())
+
+    def refuses(self, demand: Demand) -> bool:
+        """Whether it has GPUs, and not such as are asked for: Ray is to be told to leave it out."""
+        has = demand.gpus > 0 and self.total.get("GPU", 0) > 0
+        return has and not self.device.suits(demand.kinds, demand.gpu_memory)
 
 
 @contextmanager
@@ -115,20 +127,27 @@ def listen_on_loopback() -> None:
 def nodes() -> list[Node]:
     """Return the machines that are alive, in an order that does not change while they are."""
     found = [
-        Node(id=n["NodeID"], address=n["NodeManagerAddress"], total=n["Resources"])
+        Node(
+            id=n["NodeID"],
+            address=n["NodeManagerAddress"],
+            total=n["Resources"],
+            device=device(n["Labels"], n["Resources"]),
+        )
         for n in ray.nodes()  # type: ignore[no-untyped-call]
         if n["Alive"]
     ]
     return sorted(found, key=lambda node: node.id)
 
 
-def cluster() -> dict[str, float]:
+def cluster(demand: Demand | None = None) -> dict[str, float]:
     """Return what the connected cluster has in all: CPU, GPU, memory in bytes.
 
-    `node_CPU` and so on are the most that any node has.
+    `node_CPU` and so on are the most that any node has. With a demand, machines whose GPUs are
+    not such as it asks for are left out.
     """
     total = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-    there = nodes()
+    there = [node for node in nodes() if demand is None or not node.refuses(demand)]
+    total["GPU"] = sum(node.total.get("GPU", 0.0) for node in there)
     most = {kind: max((n.total.get(kind, 0.0) for n in there), default=0.0) for kind in KINDS}
     return {**total, **{f"node_{kind}": amount for kind, amount in most.items()}}
 
@@ -161,12 +180,18 @@ def _asked(demand: Demand, memory: int) -> dict[str, float]:
     return {kind: amount for kind, amount in asked.items() if amount} or {"CPU": 1.0}
 
 
+def leaving_out(unfit: Sequence[Node]) -> dict[str, str]:
+    """Return Ray's selector of all machines but these; an empty one where there are none."""
+    return {NODE_LABEL: f"!in({','.join(node.id for node in unfit)})"} if unfit else {}
+
+
 def _has(node: Node, free: Mapping[str, float], kinds: Sequence[str]) -> str:
     each = [
         f"{_amount(kind, node.total.get(kind, 0.0))} ({_free(kind, free.get(kind, 0.0))} free)"
         for kind in kinds
     ]
-    return f"{node.address} has {', '.join(each)}"
+    gpus = f" of kind {node.device.said}" if node.device != Device() else ""
+    return f"{node.address} has {', '.join(each)}{gpus}"
 
 
 def _amount(kind: str, amount: float) -> str:

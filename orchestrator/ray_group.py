@@ -14,7 +14,7 @@ Ranks meet in a file of their machine's temporary folder and talk on its loopbac
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +74,30 @@ class Call:
 class Group:
     """The actors that hold one model; one, unless it is sharded."""
 
-    def __init__(self, store: Store, worker: str, demand: Demand, memory: int, size: int) -> None:
-        """Ask Ray for `size` actors, each with its share of what the demand says; do not wait."""
+    def __init__(
+        self,
+        store: Store,
+        worker: str,
+        demand: Demand,
+        memory: int,
+        size: int,
+        machines: Mapping[str, str],
+    ) -> None:
+        """Ask Ray for `size` actors, each with its share of what the demand says; do not wait.
+
+        `machines` is Ray's selector of those that will do, by their labels; empty, all do.
+        """
         self.size = size
         self._room: PlacementGroup | None = None
         self._seats: list[Seat | None] = [None]
         asked = {"CPU": demand.cpus, "GPU": demand.gpus, "memory": float(memory)}
         if size > 1:
             bundle = {kind: amount for kind, amount in asked.items() if amount}
-            self._room = placement_group([bundle] * size, strategy="STRICT_PACK")
+            self._room = placement_group(
+                [bundle] * size,
+                strategy="STRICT_PACK",
+                bundle_label_selector=[dict(machines)] * size,
+            )
             meeting = str(Path(tempfile.gettempdir()) / f"peaksweep-{uuid.uuid4().hex}")
             self._seats = [Seat(rank=r, size=size, meeting=meeting) for r in range(size)]
         make = ray.remote(Actor)
@@ -94,6 +109,7 @@ class Group:
                 max_restarts=0,
                 max_task_retries=0,
                 scheduling_strategy=self._place(rank),
+                label_selector=None if self._room else dict(machines) or None,
             ).remote(store, worker)
             for rank in range(size)
         ]
@@ -107,6 +123,10 @@ class Group:
         """Have all ranks load a model."""
         pairs = zip(self._actors, self._seats, strict=True)
         return Call(refs=[actor.load.remote(ref, seat) for actor, seat in pairs])
+
+    def lacks(self, ref: ModelRef) -> Any:
+        """Return Ray's reference to the machine, if it lacks the model's weights; they share it."""
+        return self._actors[0].lacks.remote(ref)
 
     def do(self, task: Task) -> Call:
         """Have all ranks do a task."""

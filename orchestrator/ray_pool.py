@@ -28,12 +28,21 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator import ray_actor
+from orchestrator import inspection, ray_actor
 from orchestrator.budget import Demand
-from orchestrator.pool import Done, Event, Lost, Raised, Ready
+from orchestrator.pool import Done, Event, Lost, Queued, Raised, Ready
+from orchestrator.pulls import Pulls
 from orchestrator.ray_actor import Answer, Trouble
-from orchestrator.ray_cluster import Node, asks_and_has, killed_for_memory, nodes, signals_wait
+from orchestrator.ray_cluster import (
+    Node,
+    asks_and_has,
+    killed_for_memory,
+    leaving_out,
+    nodes,
+    signals_wait,
+)
 from orchestrator.ray_group import Call, Group
+from orchestrator.ray_growth import Growth
 from orchestrator.store import Store
 from orchestrator.tasks import Task
 from workers.messages import ModelRef
@@ -49,11 +58,19 @@ class RayPool:
     """A pool on the connected cluster."""
 
     def __init__(
-        self, store: Store, *, most: int | None, spare: int, demand: Demand, memory: int = 0
+        self,
+        store: Store,
+        *,
+        most: int | None,
+        spare: int,
+        demand: Demand,
+        memory: int = 0,
+        grow: int = 0,
     ) -> None:
         """Have as many actors as fit, `most` at most, each asking for `demand`.
 
         And for `memory` bytes of its machine's memory. That is Ray's bookkeeping, no limit.
+        Where fewer than `grow` fit, machines are asked for of the cluster's autoscaler.
         """
         self.spare = spare
         self._store, self._most, self._demand, self._memory = store, most, demand, memory
@@ -64,6 +81,10 @@ class RayPool:
         self._wrote: dict[str, Answer] = {}
         self._places: dict[ray.ObjectRef[Any], str] = {}
         """Nodes that tasks without a model were sent to, while they are under way."""
+        self._pulls = Pulls()
+        self._lacks: dict[ray.ObjectRef[Any], ModelRef] = {}
+        """What workers are to load that say first whether their machine has the weights."""
+        self._grow, self._growth = grow, Growth(demand, memory)
         self._nodes: list[Node] = []
         self._looked = -LOOK_SECONDS
         # No CPU of their own: on a small machine the actors hold them all.
@@ -77,17 +98,24 @@ class RayPool:
 
     def says(self) -> str:
         """Return what one worker asks for and what each node has."""
-        return asks_and_has(self._demand, self._memory)
+        asked = f" {self._grow} workers are asked of the autoscaler." if self._grow else ""
+        return asks_and_has(self._demand, self._memory) + asked
 
     def load(self, worker: int, ref: ModelRef) -> None:
         """Have a worker load a model, starting its actors if there are none, or too few."""
         if worker in self._groups and self._groups[worker].size != ref.shards:
             self.stop(worker)
         if worker not in self._groups:
+            unfit = [node for node in self._alive() if node.refuses(self._demand)]
             self._groups[worker] = Group(
-                self._store, f"worker-{worker}", self._demand, self._memory, ref.shards
+                *(self._store, f"worker-{worker}", self._demand, self._memory, ref.shards),
+                leaving_out(unfit),
             )
-        self._await(self._groups[worker].load(ref), worker, None)
+        if not inspection.downloads(ref):
+            self._await(self._groups[worker].load(ref), worker, None)
+            return
+        lacks = self._groups[worker].lacks(ref)
+        self._lacks[lacks], self._pending[lacks] = ref, (worker, None)
 
     def send(self, worker: int, task: Task) -> None:
         """Send a task to a worker's actors."""
@@ -120,6 +148,10 @@ class RayPool:
 
     def wait(self, seconds: float) -> Sequence[Event]:
         """Return what has ended since the last call."""
+        for worker, model in self._pulls.begins():
+            self._await(self._groups[worker].load(model), worker, None)
+        if queued := self._pulls.patient():
+            return [Queued(worker=worker) for worker in queued]
         if not self._pending:
             time.sleep(seconds)  # nothing can happen but that a machine joins
             return []
@@ -145,9 +177,17 @@ class RayPool:
         worker, task = self._pending.pop(ref)
         self._places.pop(ref, None)
         try:
-            answer: Answer | Trouble | None = ray.get(ref)
+            said: Answer | Trouble | str | None = ray.get(ref)
         except Exception as error:  # Ray's: what tasks raise comes as a value
             return self._gone(worker, task, error)
+        if (model := self._lacks.pop(ref, None)) is not None:
+            assert worker is not None
+            if isinstance(said, str) and said:
+                self._pulls.wants(worker, said, model)
+            else:  # it is there, or loading will say what is wrong
+                self._await(self._groups[worker].load(model), worker, None)
+            return None
+        answer = None if isinstance(said, str) else said
         if (call := self._calls.pop(ref, None)) is not None:
             if not call.hear(ref, answer):
                 return None
@@ -159,6 +199,7 @@ class RayPool:
             return Done(worker=worker, task=task, summary=answer.summary)
         if answer is None:
             assert worker is not None
+            self._pulls.over(worker)
             return Ready(worker=worker)
         if task is None:
             assert worker is not None
@@ -210,22 +251,27 @@ class RayPool:
         group = self._groups.pop(worker, None)
         if group is not None:
             group.kill()
+        self._pulls.over(worker)
         self._pending = {r: (w, t) for r, (w, t) in self._pending.items() if w != worker}
         self._calls = {r: call for r, call in self._calls.items() if r in self._pending}
+        self._lacks = {r: model for r, model in self._lacks.items() if r in self._pending}
 
     def sees(self, worker: int, rank: int = 0) -> dict[str, str | None]:
         """Return the process, devices and threads of a worker, as its environment says."""
         return dict(ray.get(self._groups[worker].sees(rank)))
 
     def close(self) -> None:
-        """Kill every actor, without waiting for any."""
+        """Kill every actor, without waiting for any, and ask for no machines any more."""
         for worker in list(self._groups):
             self.stop(worker)
         self._pending.clear()
+        self._growth.close()
 
     def _alive(self) -> list[Node]:
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._nodes, self._looked = nodes(), time.monotonic()
+            fitting = sum(node.holds(self._demand, self._memory) for node in self._nodes)
+            self._growth.ask(self._grow - fitting)
         return self._nodes
 
 

@@ -6,7 +6,7 @@ they cannot; whether models are compiled. All of it is read off the plan: nothin
 
 from collections.abc import Iterator
 
-from orchestrator import absent, stopping
+from orchestrator import absent, room, stopping
 from orchestrator.calls import rounds_of
 from orchestrator.cells import data_of
 from orchestrator.pairs import Precision
@@ -23,6 +23,8 @@ def remarks(made: Plan) -> Iterator[str]:
     yield from _left_out(made)
     yield from _mlp(made)
     yield from _shards(made)
+    if (told := room.remark(made)) is not None:
+        yield told
     if made.spec.precision is not None:
         yield from _stopping(made, made.spec.precision)
     if made.spec.compile:

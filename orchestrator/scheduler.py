@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.deadlines import Deadlines
 from orchestrator.placement import Placement
-from orchestrator.pool import Done, Event, Lost, Pool, PoolError, Raised, Ready, never_ready
+from orchestrator.pool import Done, Event, Lost, Pool, PoolError, Queued, Raised, Ready, never_ready
 from orchestrator.roster import Roster, Worker
 from orchestrator.setbacks import Listener, Setbacks
 from orchestrator.store import StoreError
@@ -101,6 +101,7 @@ class Scheduler:
             self.tick()
             for worker in self._roster.resize(self.pool.workers):
                 self.pool.stop(worker.number)
+                self.tell("retired", worker=worker.number, reason="there is no room for it")
             self._fill()
             for event in self.pool.wait(LOOK_SECONDS):
                 self._handle(event)
@@ -160,10 +161,7 @@ class Scheduler:
                 work = self._placement.work(self._queues, self._waiting)
             if not work:
                 return
-            own = worker.model
-            if own and self._placement.hope and self._waiting.ahead(own):
-                continue
-            if own and self._placement.has_some(worker, self._queues.of(own)):
+            if self._placement.stays(worker, self._queues, self._waiting):
                 continue
             model = self._placement.choose(worker, work)
             if model is not None:
@@ -179,6 +177,8 @@ class Scheduler:
                 seconds = self._roster.loaded(worker)
                 self._placement.loaded(worker.model, seconds)
                 self.tell("ready", worker=number, model=worker.model, seconds=seconds)
+            case Queued(worker=number):
+                self._ready_at = self._roster.workers[number].since = self.clock()
             case Done(worker=number, task=task, summary=summary):
                 seconds = self._leave(number, task, done=True)
                 if number is not None:

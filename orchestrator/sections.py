@@ -284,6 +284,12 @@ class Cluster(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     device_memory: Annotated[int | None, BeforeValidator(notation.memory)] = None
     """Bytes of memory of one device, or `80GB`; what nvidia-smi says where planned when None."""
+    gpu: Annotated[tuple[str, ...], BeforeValidator(notation.as_tuple)] = ()
+    """Kinds of GPU to use, as Ray calls them: `[A100, H100]`; any when empty."""
+    per_gpu: Annotated[int | Literal["auto"], BeforeValidator(notation.number_or_auto)] = 1
+    """Replicas that share a GPU; auto: as many as it has memory for, 4 at most."""
+    autoscale: bool = False
+    """Whether machines that are missing for `workers` are asked of the cluster's autoscaler."""
     ready_seconds: float = Field(default=300.0, gt=0, le=1e7)
     """How long a replica may take to get ready."""
     patience_seconds: float = Field(default=300.0, gt=0)

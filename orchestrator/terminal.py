@@ -62,6 +62,10 @@ class CommandError(ValueError):
     """A command that cannot be done as it was given; its sentence says what to change. Code 2."""
 
 
+class LeftError(SystemExit):
+    """An interrupt of a command that only watched; what it left behind has been told."""
+
+
 def end(store: Store, failures: Sequence[Failure]) -> NoReturn:
     """Tell what failed, and end the command with its code."""
     for failure in failures:
@@ -97,7 +101,8 @@ def exit_codes() -> Iterator[None]:
     except (DifferingAnswersError, DifferingRoundsError) as error:
         _tell(str(error), 1)
     except SystemExit as error:
-        if error.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        interrupted = error.code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        if interrupted and not isinstance(error, LeftError):
             err.print(
                 f"Interrupted. Nothing is lost: to go on, run the same again: {_same()}",
                 markup=False,

@@ -28,6 +28,7 @@ from orchestrator import (
     ray_cluster,
     ray_pool,
     resume,
+    room,
     shared,
     telemetry,
     upkeep,
@@ -106,7 +107,8 @@ def done(asked: Request) -> Iterator[Work]:
         story.begin(left.tasks, _found(part, left))
         failures: list[Failure] = []
         if left.tasks:
-            pool, again = stack.enter_context(_pool(asked, made, store))
+            replicas = sum(task.model is not None for task in left.tasks)
+            pool, again = stack.enter_context(_pool(asked, made, store, replicas, story))
             if not asked.local:  # ends before the cluster does
                 metrics = telemetry.ClusterMetrics(Path(store.uri).name)
                 stack.enter_context(asked.live.feeding("cluster metrics", metrics))
@@ -143,8 +145,13 @@ def _found(made: Plan, left: resume.Left) -> dict[str, int]:
 
 
 @contextmanager
-def _pool(asked: Request, made: Plan, store: Store) -> Iterator[tuple[Pool, Plan]]:
-    """Yield a pool, and the plan for the device that the cluster has."""
+def _pool(
+    asked: Request, made: Plan, store: Store, useful: int, story: Story
+) -> Iterator[tuple[Pool, Plan]]:
+    """Yield a pool, and the plan for the device that the cluster has.
+
+    Of machines that are not there, an autoscaler is asked for no more than `useful` replicas.
+    """
     if asked.local:
         from orchestrator import local_pool  # torch: seconds that Ray's driver spares
 
@@ -153,17 +160,24 @@ def _pool(asked: Request, made: Plan, store: Store) -> Iterator[tuple[Pool, Plan
         yield local_pool.LocalPool(store), made
         return
     with ray_cluster.connected(asked.address):
-        cluster = ray_cluster.cluster()
-        if made.spec.cluster.device == "auto" and cluster.get("GPU", 0) >= 1:
+        if made.spec.cluster.device == "auto" and ray_cluster.cluster().get("GPU", 0) >= 1:
             made = asked.planned(device="cuda")
-        budget.workers(made, cluster, asked=asked.workers)  # refuses what cannot be
+        gpus = [node.device for node in ray_cluster.nodes() if node.total.get("GPU", 0)]
+        demand, most = room.demand(made, gpus), asked.workers or made.spec.cluster.workers
+        grow = room.grown(made, most, useful)
+        cluster = ray_cluster.cluster(demand)
+        if not made.spec.cluster.autoscale:  # refuses what cannot be
+            budget.workers(made, cluster, asked=asked.workers, per_gpu=room.sharing(demand))
+        if (number := room.sharing(demand)) > 1:
+            story.remark(f"{number} replicas share a GPU")
         cuda = any(ref.device == "cuda" for ref in made.models.values())
         pool = ray_pool.RayPool(
             store,
-            most=asked.workers or made.spec.cluster.workers,
+            most=most,
             spare=max(2, int(cluster.get("CPU", 1))),
-            demand=budget.demand(made),
+            demand=demand,
             memory=0 if cuda else budget.budget(made).largest.replica_bytes,
+            grow=grow,
         )
         try:
             yield pool, made

@@ -132,7 +132,7 @@ def texts() -> Iterator[tuple[Path, str]]:
 
 
 _PLACES = re.compile(
-    r"(?<![\w.<$}/-])/(?:work|root|mnt|opt|srv|Users|home/(?!runner\b)\w+)/[\w.]"  # a machine
+    r"(?<![\w.<$}/-])/(?:work|root|mnt|opt|srv|Users|home/(?!(?:runner|ray)\b)\w+)/[\w.]"
     r"|pypi\.org/simple|files\.pythonhosted|index-url|extra-index|find-links"  # a registry
     r"|artifactory|nexus|\bproxy\.[a-z]"
 )

@@ -62,6 +62,14 @@ class Replica:
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in convolutions too
         self._model = packed.load(ref)
 
+    def keep_to(self, share: float, margin: int) -> None:
+        """Have torch take no more of this process's GPU than a share of it, less a margin in bytes.
+
+        What torch keeps for later would else be missing to other processes on the GPU.
+        """
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.0, share - margin / whole), 0)
+
     def pilot(
         self,
         batches: Sequence[Batch],

@@ -75,7 +75,19 @@ def raising(error: BaseException) -> Act:
 def test_the_verbs_are_these_and_no_others() -> None:
     # A new verb is a decision: docs/decisions/ says why there is one.
     names = [c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback]
-    assert names == ["plan", "run", "collect", "status", "query", "report", "export", "parity"]
+    assert names == [
+        "plan",
+        "run",
+        "collect",
+        "submit",
+        "status",
+        "logs",
+        "stop",
+        "query",
+        "report",
+        "export",
+        "parity",
+    ]
     assert cli.app.registered_groups == []
 
 

@@ -6,7 +6,11 @@ import pickle
 import resource
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import fsspec
@@ -18,6 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from orchestrator import files, place
 from orchestrator.copies import Copies, Info
 from orchestrator.files import LocalFiles
+from orchestrator.objects import ObjectFiles
 from orchestrator.store import Store, StoreError, arrow, parquet
 from tests.orchestrator.racing import race
 
@@ -270,6 +275,31 @@ def test_what_was_committed_here_is_not_fetched_and_copies_are_shared(
     assert memory.sound("a.arrow")
     assert memory.paths(["a.arrow"]) == [memory.path("a.arrow")]
     assert memory.table("a.arrow").equals(TABLE)
+    assert len(fetched) == 1
+
+
+def test_of_many_that_want_an_object_one_fetches_it_and_the_others_have_its_copy(
+    memory: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.commit("a.arrow", arrow(TABLE))
+    for copy in memory.root.rglob("*.arrow"):
+        copy.unlink()
+    fetched, start, get = [], threading.Barrier(4), MemoryFileSystem.get_file
+
+    def slowly(self: object, path: str, *rest: object, **more: object) -> None:
+        fetched.append(path)
+        time.sleep(0.1)
+        get(self, path, *rest, **more)
+
+    def one(_: int) -> Path:
+        files = ObjectFiles(memory.uri)
+        monkeypatch.setattr(files, "_alone", nullcontext())  # as if each were another process
+        start.wait()
+        return files.find("a.arrow")
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(one, range(4))) == {memory.path("a.arrow")}
     assert len(fetched) == 1
 
 

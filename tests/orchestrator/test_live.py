@@ -165,3 +165,17 @@ def test_a_tracker_that_does_not_answer_does_not_keep_a_run(
     assert all(event == "untracked" for event, _ in story.told)
     assert "no answer in 0.01 s" in str(story.told[-1])
     assert "close" not in tracker.did
+
+
+@pytest.mark.parametrize("stuck_at", ["close", "table"])
+def test_a_tracker_that_never_ends_its_last_word_does_not_keep_a_run(
+    monkeypatch: pytest.MonkeyPatch, stuck_at: str
+) -> None:
+    monkeypatch.setattr(handing, "PATIENCE", 0.01)
+    let_go, story, tracker = threading.Event(), Story(), Notebook()
+    monkeypatch.setattr(tracker, stuck_at, lambda *given, **named: let_go.wait(20))
+    live = Live([tracker], seconds=NEVER)
+    with live.begun("run", {}, story.say):
+        live.tables({"summary": pl.DataFrame()})
+    let_go.set()
+    assert "no answer in 0.01 s" in str(story.told)

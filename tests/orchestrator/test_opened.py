@@ -106,6 +106,52 @@ def scored(layer: int | None, order: list[int], score: list[float]) -> dict[str,
     return {**named, **rule, "layer": layer, "order": order, "score": score}
 
 
+def test_a_head_has_the_score_of_its_own_axes_and_of_the_data_that_was_counted(
+    folder: Path, tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    store.replace("plan.parquet", parquet(SCHEMAS["plan"].empty_table()))
+    store.replace("sweep.yaml", b"statistics: {data: other}")
+    own = results.open(folder).statistics.filter(pl.col("model") == "zoo:opt").collect()
+    own = own.with_columns(data=pl.lit("other"), basis=pl.lit("own"))
+    turned = own.with_columns(basis=pl.lit("rotated 1"))
+    for n, rows in enumerate((own, turned)):
+        store.commit(
+            f"statistics/m/{n}.parquet", parquet(rows.to_arrow().cast(SCHEMAS["statistics"]))
+        )
+    heads = [*range(own["head"].max() + 1)]
+    ranked = [
+        scored(0, heads, [1.0] * len(heads)),
+        scored(0, heads, [2.0] * len(heads)) | {"basis": "rotated 1"},
+        scored(0, heads, [3.0] * len(heads)) | {"basis": None, "selection": "looks at no axes"},
+    ]
+    kept = [dict.fromkeys(SCHEMAS["selections"].names) | row for row in ranked]
+    store.commit(
+        "selections/m/s.parquet", parquet(pa.Table.from_pylist(kept, SCHEMAS["selections"]))
+    )
+    found = results.open(store).heads().filter(pl.col("layer") == 0, pl.col("head") == 0)
+    assert set(found.select("basis", "selection", "score").rows()) == {
+        ("own", "rule 0", 1.0),
+        ("own", "looks at no axes", 3.0),
+        ("rotated 1", "rule 0", 2.0),
+        ("rotated 1", "looks at no axes", 3.0),
+    }
+    assert found.height == 4
+
+
+def test_a_share_of_the_gap_has_no_other_way_round(folder: Path, tmp_path: Path) -> None:
+    gap = pl.read_parquet(folder / "contrasts.parquet").filter(
+        pl.col("metric") == "ce", pl.col("a") == "peak", pl.col("b") == "mean"
+    )
+    store = Store(tmp_path)
+    store.replace("plan.parquet", parquet(SCHEMAS["plan"].empty_table()))
+    gap.with_columns(metric=pl.lit("gap_closed")).write_parquet(tmp_path / "contrasts.parquet")
+    run = results.open(store)
+    assert run.compare("peak", "mean", metric="gap_closed").height == gap.height > 0
+    with pytest.raises(NotInRunError, match="compared are peak with mean"):
+        run.compare("mean", "peak", metric="gap_closed")
+
+
 def test_heads_have_the_scores_that_they_were_ranked_by(folder: Path, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.replace("plan.parquet", parquet(SCHEMAS["plan"].empty_table()))

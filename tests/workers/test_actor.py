@@ -251,3 +251,19 @@ def test_a_replica_says_why_it_did_not_compile(
     (found,) = replica.evaluate(two(replica), [order], {}, logits_bytes=1 << 20, compile=True)
     assert equal(found, plain, but=("seconds",))
     assert replica.describe()["compiled"].endswith("FileNotFoundError: no compiler here")
+
+
+def test_a_replica_that_shares_a_gpu_keeps_to_its_share_less_a_margin(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties())
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, of: kept.append((share, of))
+    )
+    replica.keep_to(0.5, 100)
+    assert kept == [(0.25, 0)]
+
+
+class Properties:
+    total_memory = 400
