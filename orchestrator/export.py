@@ -35,6 +35,7 @@ from orchestrator.names import data_file
 from orchestrator.opened import NotInRunError, Run, open
 from orchestrator.plan import Plan
 from orchestrator.rerun import NotTheSameError, loaded, planned
+from orchestrator.store import Store
 from workers.evaluate import evaluate
 from workers.families import FAMILIES
 from workers.loading import CheckpointError, Model, facts, load
@@ -82,12 +83,13 @@ def export(
     """Write a cell of a run into a new folder of this machine.
 
     `cell` is its name, or an SQL condition on the table `cells` that one cell meets; `base` is the
-    folder that paths in the sweep file start at; `plugins` are modules with a user's own methods.
-    Raises one of `REFUSED` where the cell is not in the run, cannot be had again or
-    cannot be exported in this form.
+    folder of the sweep file, where its relative paths start; `plugins` are modules with a user's
+    own methods. Raises SpecError where checkpoint or data are not here, one of `REFUSED` where the
+    cell is not in the run, cannot be had again or cannot be exported in this form.
     """
     opened = run if isinstance(run, Run) else open(run)
     cell = named(opened, cell)
+    _refuse_inside(opened.store, Path(folder))
     made = planned(opened, cell, Path(base).absolute(), "cpu", plugins)
     of = made.cells[cell]
     order = values.order(of.ref.facts, cell, of.arguments, opened.store, {})
@@ -250,6 +252,11 @@ def _done(run: Run, made: Plan, of: Cell, held: int) -> Done:
         versions=versions,
         library=next(f.library for f in FAMILIES if f.name == of.ref.facts.family),
     )
+
+
+def _refuse_inside(store: Store, folder: Path) -> None:
+    if store.local and folder.resolve().is_relative_to(Path(str(store.place)).resolve()):
+        raise ExportError(f"{folder} is inside the run {store.uri}; give a place outside of it")
 
 
 @contextmanager

@@ -185,6 +185,8 @@ def as_tuple(value: object) -> object:
 
 def store(value: object) -> object:
     """Return the folder or the URI of a shared store."""
-    if value is not None and has_password(str(value)):
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"found {value!r}, expected a folder or a URI")
+    if value is not None and has_password(value):
         raise ValueError(f"the URI has {SECRET}")
-    return None if value is None else str(value).removeprefix("file://")
+    return None if value is None else value.removeprefix("file://")

@@ -42,12 +42,20 @@ def _pairs(value: object) -> object:
     return (tuple(value),) if value and isinstance(value[0], str) else tuple(value)
 
 
+def _number(value: object) -> object:
+    """Return a number for a text that is one: YAML 1.1 reads `1e-2` as a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 class Precision(Section):
     """How well comparisons must be known: no more documents are read than that takes."""
 
     contrast: Annotated[tuple[Pair, ...], BeforeValidator(_pairs)] = ()
     """Pairs of methods, of which the one known worst decides; the declared ones when empty."""
     metric: Literal["ce", "top1"] = "ce"
-    halfwidth: float = Field(gt=0)
+    halfwidth: Annotated[float, BeforeValidator(_number)] = Field(gt=0)
     """Half the width of the 95 % confidence sequence of a pair's difference, in the metric's
     unit: nats per token, or a share of the tokens."""

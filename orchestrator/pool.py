@@ -19,6 +19,10 @@ class PoolError(RuntimeError):
     """The cluster cannot do what is asked: no such device, not enough memory, never ready."""
 
 
+class SilentError(PoolError):
+    """No cluster answers where one was looked for; its sentence is whole by itself."""
+
+
 def never_ready(seconds: float, said: str) -> PoolError:
     """Return the error for a pool of which no worker was ready in so many seconds."""
     return PoolError(

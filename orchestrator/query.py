@@ -96,7 +96,8 @@ def asked(runs: Mapping[str, Store], sql: str) -> pl.LazyFrame:
     while True:
         try:
             answer = pl.SQLContext(known).execute(sql, eager=False)
-            answer.collect_schema()
+            if not _columns_of(answer):
+                raise QueryError("The question has no column: name some after SELECT")
             return answer
         except pl.exceptions.PolarsError as error:
             lacking = _TABLE.search(str(error))
@@ -105,10 +106,20 @@ def asked(runs: Mapping[str, Store], sql: str) -> pl.LazyFrame:
             known[lacking[1]] = _table(runs, lacking[1])
 
 
+def _columns_of(answer: pl.LazyFrame) -> list[str]:
+    try:
+        return answer.collect_schema().names()
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # for example of a URI that the question reads
+        raise QueryError(f"A file of the question cannot be read: {_first(error)}") from error
+
+
 def stores(words: Sequence[str | Path]) -> dict[str, Store]:
     """Return the runs by name, from folders, URIs and patterns (`runs/*`, `s3://bucket/runs/*`).
 
     A run's name is that of its folder; where two have one, as much of the path as tells them apart.
+    A run that is given twice, by whatever path, counts once.
     Of what a pattern finds, folders that hold no run are passed over. Raises QueryError where a
     pattern finds no run, StoreError where a folder that was named holds none.
     """
@@ -121,13 +132,20 @@ def stores(words: Sequence[str | Path]) -> dict[str, Store]:
                     f"{word} holds no run (no plan.parquet); give a folder made by `run` or"
                     " `collect`, or a pattern in quotes, which passes over other folders"
                 )
-            found[named.uri] = named
+            found.setdefault(_folder(named), named)
             continue
         there = [store for store in map(Store.of, _matching(word)) if _holds(store)]
         if not there:
             raise QueryError(f"{word} matches no folder that holds a run")
-        found.update((store.uri, store) for store in there)
-    return dict(zip(_names(list(found)), found.values(), strict=True))
+        for store in there:
+            found.setdefault(_folder(store), store)
+    names = _names([store.uri for store in found.values()])
+    return dict(zip(names, found.values(), strict=True))
+
+
+def _folder(store: Store) -> str:
+    """Return which folder it is, whatever path leads there."""
+    return str(Path(str(store.place)).resolve()) if store.local else store.uri
 
 
 def _holds(store: Store) -> bool:
@@ -202,7 +220,9 @@ def _unknown(
     everywhere = list(dict.fromkeys([*there, *(_columns(known, "") if known else ())]))
     told = [c for c in everywhere if not c.startswith("__")]
     near = nearest(column.lower(), told)
-    if f'"{column}"' in sql and near == ".":
+    if column in told:
+        near = ": a part of the question has the columns that it selects itself, and no more."
+    elif f'"{column}"' in sql and near == ".":
         near = f". A text stands in single quotes ('{column}'), a column's name in double ones."
     more = f", … ({len(told) - _COUNTED} more)" if len(told) > _COUNTED else ""
     columns = ", ".join(told[:_COUNTED]) + more

@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 
 from orchestrator.budget import Demand
 from orchestrator.devices import Device, device
-from orchestrator.pool import PoolError
+from orchestrator.pool import SilentError
 
 KINDS = ("CPU", "GPU", "memory")
 NODE_LABEL = "ray.io/node-id"
@@ -67,32 +67,36 @@ class Node:
 def connected(address: str | None) -> Iterator[None]:
     """Be connected to a cluster: the one at `address`, the job's own, or one started here.
 
-    Raises PoolError if there is none at the address.
+    Raises SilentError if there is none at the address.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    handler = signal.getsignal(signal.SIGTERM)
-    if address is None:
-        listen_on_loopback()
-        ray.init(
-            address="local", include_dashboard=False, configure_logging=False, log_to_driver=False
-        )
-    else:
-        try:
-            ray.init(address=address, configure_logging=False, log_to_driver=False)
-        except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-            raise PoolError(f"no Ray cluster answers at {address}: {error}") from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place, with another exit code
     try:
+        # Ray puts a handler of its own in place, with another exit code.
+        with signals_wait(signal.SIGTERM):
+            if address is None:
+                listen_on_loopback()
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    configure_logging=False,
+                    log_to_driver=False,
+                )
+            else:
+                try:
+                    ray.init(address=address, configure_logging=False, log_to_driver=False)
+                except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+                    raise SilentError(f"No Ray cluster answers at {address}: {error}") from error
         yield
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def signals_wait() -> Iterator[None]:
-    """Keep SIGTERM and SIGINT from what is called inside, and deliver them afterwards.
+def signals_wait(
+    *numbers: signal.Signals,
+) -> Iterator[None]:
+    """Keep SIGTERM and SIGINT, or these, from what is called inside, and deliver them afterwards.
 
     While Ray waits it lets signals be handled, and makes of whatever a handler raises
     an exit with code 1. Only the main thread has handlers; elsewhere this does nothing.
@@ -101,7 +105,8 @@ def signals_wait() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    waiting = numbers or (signal.SIGTERM, signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in waiting}
     for number in handlers:
         signal.signal(number, lambda number, _: came.append(number))
     try:

@@ -26,7 +26,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from orchestrator.pool import PoolError
+from orchestrator.pool import PoolError, SilentError
 from orchestrator.terminal import CommandError
 
 ADDRESS = "http://127.0.0.1:8265"
@@ -169,7 +169,7 @@ class Server:
                 last = time.monotonic()
             except (PoolError, RuntimeError, OSError, aiohttp.ClientError) as error:
                 if time.monotonic() - last > PATIENCE:
-                    raise PoolError(f"{self.address} does not answer any more: {error}") from error
+                    raise SilentError(f"{self.address} does not answer any more: {error}") from error
             time.sleep(_PAUSE)
 
     async def _tail(self, job: str, say: Callable[[str], None], said: int) -> int:
@@ -195,8 +195,8 @@ class Server:
                 " started with (`ray get-auth-token` on its head shows it)"
             ) from None
         except (ConnectionError, requests.RequestException) as error:
-            raise PoolError(
-                f"no Ray job server answers at {self.address}; start the cluster with its dashboard"
+            raise SilentError(
+                f"No Ray job server answers at {self.address}; start the cluster with its dashboard"
                 " (`ray start --head`), or the tunnel to it (`ssh -N -L 8265:127.0.0.1:8265 HEAD`)"
             ) from error
 

@@ -6,7 +6,8 @@ through the code that answered the cell. `run_cell` gives its logits; `Logits.an
 them up as the sweep does, to be laid beside `results`.
 
 The cell is found by planning the run's own sweep file again, for its model alone, so checkpoint and
-data source must be where they were, or in the same places under `base`. A name is the
+data source must be where they were, or in the same places under `base`, which stands for the
+folder of the sweep file. A name is the
 hash of everything that decides an answer: where the plan has the cell, the checkpoint, the data
 and the method are those of the run, and where it has not, something differs and nothing runs.
 
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from orchestrator import calls, inspection, plan, rounds, values
 from orchestrator.feed import batched, donated, sequences, told
 from orchestrator.frames import asked
+from orchestrator.mistakes import SpecError
 from orchestrator.opened import NotInRunError, Run, open
 from orchestrator.plan import Plan
 from orchestrator.plugins import discover, known
@@ -84,9 +86,9 @@ def run_cell(
 ) -> Logits:
     """Compute a cell of a run again and return its logits, of all evaluated sequences or of some.
 
-    `cell` is a name of the column `cell`; `base` is the folder that paths in the sweep file start
-    at, `plugins` are modules with a user's own methods. Raises NotInRunError for a cell or
-    sequence that the run does not have, NotTheSameError where checkpoint, data or version
+    `cell` is a name of the column `cell`; `base` is the folder of the sweep file, where its
+    relative paths start, `plugins` are modules with a user's own methods. Raises NotInRunError for
+    a cell or sequence that the run does not have, NotTheSameError where checkpoint, data or version
     differ from the run's, SpecError where they are not here, ValueError for more logits than fit.
     """
     opened = run if isinstance(run, Run) else open(run)
@@ -105,12 +107,20 @@ def planned(run: Run, cell: str, base: Path, device: str, plugins: Sequence[str 
     own = discover([Path(module) for module in plugins])
     spec = parse(asked(run.store), known(own))
     only = tuple(model for model in spec.models if model.id == models["model"][0])
-    made = plan.make(
-        spec.model_copy(update={"models": only}),
-        base=base,
-        device=device,
-        plugins={plugin.name: plugin.told() for plugin in own},
-    )
+    try:
+        made = plan.make(
+            spec.model_copy(update={"models": only}),
+            base=base,
+            device=device,
+            plugins={plugin.name: plugin.told() for plugin in own},
+        )
+    except SpecError as error:
+        *others, last = error.mistakes
+        where = (
+            f"{last.message}. Relative paths were looked for in {base}; they start in the folder"
+            " that the sweep file was in: begin there (in Python: `base`)"
+        )
+        raise SpecError([*others, replace(last, message=where)]) from None
     if cell not in made.cells:
         raise NotTheSameError(
             f"{run.store.uri} has the cell {cell}, and its sweep file planned here has not: the"

@@ -37,7 +37,11 @@ def _mapping(properties: Mapping[str, Json], *required: str) -> Json:
     return made | ({"required": list(required)} if required else {})
 
 
-_SEEDS = _or({"type": "integer", "minimum": 1, "maximum": 10_000}, _listed(_SEED))
+def _different(item: Json) -> Json:
+    return _listed(item) | {"uniqueItems": True}
+
+
+_SEEDS = _or({"type": "integer", "minimum": 1, "maximum": 10_000}, _different(_SEED))
 
 
 def _seeds(inner: Json) -> Json:
@@ -87,7 +91,14 @@ def _parameter(kind: Words | Number) -> Json:
         "maximum": kind.high,
         "description": kind.what,
     }
-    return made | ({} if kind.default is None else {"default": kind.default})
+    return _or(made, _AS_TEXT) | ({} if kind.default is None else {"default": kind.default})
+
+
+_AS_TEXT: Json = {
+    "type": "string",
+    "pattern": r"^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*$",
+}
+"""A number that is written as text: what YAML 1.1 takes `1e-3` for."""
 
 
 def _spelled(known: Mapping[str, Parameters], others: Mapping[str, Json]) -> Json:
@@ -129,13 +140,17 @@ def _same(inner: Json) -> Json:
     return inner
 
 
+def _layers(inner: Json) -> Json:
+    return _or({"enum": ["all", "each"]}, _different({"type": "integer", "minimum": 0}))
+
+
 _AUTO: Json = {"const": "auto"}
 _RANGE = ("start", "stop", "step")
 
 WRITTEN: Mapping[str, Callable[[Json], Json]] = {
     "notation.as_tuple": _same,
     "notation.unit": _same,
-    "notation.layers": _same,
+    "notation.layers": _layers,
     "notation.store": _same,
     "pairs._pair": _same,
     "sections.DataSpec._preset": lambda inner: {k: v for k, v in inner.items() if k != "required"},
@@ -147,7 +162,7 @@ WRITTEN: Mapping[str, Callable[[Json], Json]] = {
         {"type": "null"},
     ),
     "notation.site": lambda inner: _or(
-        {"enum": [*SITES, "+".join(SITES)]},
+        {"enum": [*SITES, "+".join(SITES), "+".join(reversed(SITES))]},
         {"type": "array", "items": {"enum": list(SITES)}, "minItems": 1, "uniqueItems": True},
     ),
     "notation.fractions": lambda inner: _or(
@@ -156,12 +171,13 @@ WRITTEN: Mapping[str, Callable[[Json], Json]] = {
     ),
     "notation.seeds": _seeds,
     "notation.basis": lambda inner: _or(
-        {"const": "own"}, _mapping({"rotate": _or(_SEED, _listed(_SEED))}, "rotate")
+        {"const": "own"}, _mapping({"rotate": _or(_SEED, _different(_SEED))}, "rotate")
     ),
     "notation.strata": _strata,
     "presets.named": _named,
     "arms._method": _method,
     "rules.rule": _rule,
+    "pairs._number": lambda inner: _or(inner, _AS_TEXT),
     "pairs._pairs": lambda inner: _or(inner, inner["items"]),
 }
 """By the function that reads a value, what may be written, from what the spec keeps."""

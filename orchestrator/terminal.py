@@ -25,7 +25,7 @@ from rich.markup import escape
 
 from orchestrator.buckets import DifferingAnswersError
 from orchestrator.mistakes import SpecError
-from orchestrator.pool import PoolError
+from orchestrator.pool import PoolError, SilentError
 from orchestrator.scratch import ScratchError
 from orchestrator.store import Store, StoreError
 from orchestrator.sums import DifferingRoundsError
@@ -94,6 +94,8 @@ def exit_codes() -> Iterator[None]:
         yield
     except (SpecError, CommandError) as error:
         _tell(str(error), 2)
+    except SilentError as error:
+        _tell(str(error), 3)
     except PoolError as error:
         _tell(f"The cluster cannot hold the plan: {error}", 3)
     except (StoreError, ScratchError) as error:

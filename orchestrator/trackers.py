@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from orchestrator.files import has_password
 from orchestrator.mistakes import Mistake, SpecError
 
 GROUP = "peaksweep.trackers"
@@ -177,6 +178,11 @@ def opened(asked: Sequence[str]) -> list[Tracker]:
 
 def _opened(asked: str) -> Tracker:
     kind, _, where = asked.partition(":")
+    if has_password(where):
+        raise ValueError(
+            f"found a password in the place of {kind!r}; commands stand in the run folder and in"
+            f" logs, so give it by the environment, as {kind} wants it"
+        )
     own = {point.name: point for point in entry_points(group=GROUP)}
     if not where or (kind not in KINDS and kind not in own):
         known = ", ".join(f"{name}:…" for name in sorted({*KINDS, *own}))

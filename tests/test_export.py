@@ -25,6 +25,8 @@ from orchestrator import export as exporting
 from orchestrator.export import Exported, ExportError, export
 from orchestrator.results import NotInRunError, Run
 from tests.sweeps import written
+from workers.loading import facts
+from workers.messages import ByPosition, CellOrder, Constant, Hold
 from workers.saving import SavingError
 
 ZOO = Path(__file__).parents[1] / "workers" / "zoo"
@@ -187,6 +189,14 @@ def test_nothing_is_written_over(run: Run, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("form", ["checkpoint", "masks"])
+def test_nothing_is_written_into_the_run(run: Run, form: Any) -> None:
+    inside = Path(run.store.uri) / "report" / "new"
+    with pytest.raises(ExportError, match=r"is inside the run .*outside of it"):
+        export(run, cell(run, "zoo:opt", "zero"), inside, form=form)
+    assert not inside.exists()
+
+
 def test_the_card_says_what_was_done_and_its_code_loads_the_model(run: Run, tmp_path: Path) -> None:
     name = cell(run, "zoo:opt", "mean")
     export(run, name, tmp_path / "new")
@@ -319,6 +329,31 @@ def test_masks_say_what_they_are(run: Run, of_mistral: tuple[str, Exported]) -> 
     )
     values = centres.sort("layer", "neuron").collect()["value"].to_numpy()
     assert np.array_equal(arrays["values.mlp_mid"].reshape(-1), values)
+
+
+@pytest.mark.parametrize("starts", [None, (0, 1, 4)])
+def test_the_pages_code_finds_the_values_of_every_position(
+    starts: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    of = facts(ZOO / "opt")
+    made = np.random.default_rng(0)
+    shape = (of.layers, of.neurons)
+    values = made.normal(size=shape if starts is None else (len(starts), *shape))
+    held = tuple(np.arange(layer, of.neurons, 2) for layer in range(of.layers))
+    put_in = Constant(values=values) if starts is None else ByPosition(values=values, starts=starts)
+    hold = Hold(site="attn_pre_out", held=held, value=put_in)
+    masks.write(tmp_path, of, CellOrder(cell="c", holds=(hold,), share=0.75), {})
+    said: dict[str, Any] = {}
+    exec(snippet("Reading the arrays").replace("FOLDER", str(tmp_path)), said)
+    x = torch.from_numpy(made.normal(size=(2, 6, of.neurons)))
+    for layer in range(of.layers):
+        found = said["ablated"](x, "attn_pre_out", layer)
+        for t in range(6):
+            bucket = 0 if starts is None else sum(t >= start for start in starts) - 1
+            row = values[layer] if starts is None else values[bucket, layer]
+            wanted = x[:, t].numpy().copy()
+            wanted[:, held[layer]] = 0.25 * wanted[:, held[layer]] + 0.75 * row[held[layer]]
+            np.testing.assert_allclose(found[:, t].numpy(), wanted, rtol=1e-12)
 
 
 def test_what_is_not_constant_has_masks_without_values(run: Run, tmp_path: Path) -> None:

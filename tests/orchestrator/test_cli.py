@@ -15,7 +15,7 @@ import pytest
 import orchestrator
 from orchestrator import cli, results
 from orchestrator.mistakes import Mistake, SpecError
-from orchestrator.pool import PoolError
+from orchestrator.pool import PoolError, SilentError
 from orchestrator.store import Store, StoreError, parquet, rows
 from orchestrator.tasks import Failure
 from tests.orchestrator import planned
@@ -141,6 +141,7 @@ def test_a_wrong_command_ends_with_2(shell: Shell, command: list[str]) -> None:
     [
         (SpecError([Mistake(path="methods[0]", message="bad [x]")]), 2, "methods[0]: bad [x]"),
         (PoolError("no GPU [here]"), 3, "The cluster cannot hold the plan: no GPU [here]"),
+        (SilentError("No cluster is [here]"), 3, "No cluster is [here]"),
         (StoreError("runs/[x] is locked"), 4, "runs/[x] is locked"),
         (KeyError("ours [/x]"), 70, "an error of peaksweep's own"),
         (OSError("not a run folder's"), 70, "Traceback"),

@@ -406,3 +406,40 @@ def test_a_run_is_asked_all_the_while_it_goes_on_and_ends_as_if_it_were_not(
     cells = query(folder, "SELECT COUNT(DISTINCT cell) AS n FROM cells")["n"].item()
     assert query(folder, "SELECT COUNT(DISTINCT cell) AS n FROM results")["n"].item() == cells
     assert query(folder, QUESTIONS["best-method"].sql).height
+
+
+def test_a_run_that_is_given_twice_counts_once(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(run)
+    given = [run, f"{run}/", run / ".." / run.name, f"file://{run}", f"{run.parent}/*"]
+    answer = query([*given, tmp_path / "link"], "SELECT run, COUNT(*) AS n FROM cells GROUP BY run")
+    assert answer.rows() == [(run.name, frames(Store(run))["cells"].collect().height)]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT cell FROM (SELECT model FROM cells)",
+        "SELECT s.model FROM (SELECT model FROM cells) AS s WHERE s.cell = 'a'",
+    ],
+)
+def test_a_column_that_an_inner_question_leaves_out_is_not_told_as_its_own_nearest(
+    run: Path, sql: str
+) -> None:
+    with pytest.raises(QueryError, match=r"no column 'cell' .* has the columns that it selects"):
+        query(run, sql)
+
+
+def test_a_question_whose_pattern_fits_no_column_is_told(run: Path) -> None:
+    with pytest.raises(QueryError, match="no column: name some after SELECT"):
+        query(run, "SELECT COLUMNS('^nothing$') FROM cells")
+
+
+def test_a_file_elsewhere_that_cannot_be_reached_is_told(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(frame: pl.LazyFrame) -> None:
+        raise ConnectionRefusedError("object-store error: nobody answers")
+
+    monkeypatch.setattr(pl.LazyFrame, "collect_schema", refused)
+    with pytest.raises(QueryError, match="cannot be read: object-store error: nobody answers"):
+        query(run, "SELECT * FROM read_csv('https://host/labels.csv')")

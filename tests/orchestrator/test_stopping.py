@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from orchestrator import sequential, stopping
 from orchestrator.labels import label
@@ -200,3 +201,9 @@ def test_companies_of_a_table_are_those_of_its_rows(
         sides = [(tuple(of[a]), tuple(of[b])) for a, b in pairs[:2]]
         assert [contrast.cells for contrast in company.contrasts] == sides
     assert companies(made.rows.slice(0, 0), pairs) == []
+
+
+def test_a_half_width_may_be_written_with_an_exponent() -> None:
+    assert Precision(halfwidth="1e-2").halfwidth == 0.01  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="valid number"):
+        Precision(halfwidth="narrow")  # type: ignore[arg-type]

@@ -177,7 +177,7 @@ def test_a_missing_sweep_file_is_told_before_the_cluster_is_asked(tmp_path: Path
 
 
 def test_where_no_cluster_answers_it_is_said_how_to_reach_one(tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match=r"no Ray job server answers at .*ssh -N -L"):
+    with pytest.raises(PoolError, match=r"No Ray job server answers at .*ssh -N -L"):
         submitted(written(tmp_path, SMALL))
 
 
@@ -357,7 +357,7 @@ def answering(cluster: Cluster, *arguments: str | Path) -> tuple[int, str]:
     """Return how a command ended, once the dashboard answers."""
     for _ in range(60):
         code, said = cluster(*arguments)
-        if "no Ray job server answers" not in said:
+        if "No Ray job server answers" not in said:
             return code, said
     raise AssertionError(said)
 

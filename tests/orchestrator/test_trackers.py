@@ -189,3 +189,10 @@ def test_the_real_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     read.Reload()
     assert [(p.step, p.value) for p in read.Scalars("cells/done")] == [(5, 3.0)]
     assert set(read.Tags()["tensors"]) == {"sweep/text_summary", "summary/text_summary"}
+
+
+@pytest.mark.parametrize("kind", ["mlflow", "own"])
+def test_a_password_in_a_place_is_refused_and_not_repeated(kind: str) -> None:
+    with pytest.raises(SpecError, match=f"password in the place of '{kind}'.*environment") as told:
+        opened([f"{kind}:https://me:s3cret@host/logs"])
+    assert "s3cret" not in str(told.value)

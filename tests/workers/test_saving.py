@@ -225,3 +225,18 @@ def test_gpt2_is_written_with_its_weights_as_it_has_them(home: Path, tmp_path: P
     assert layer.weight.shape == (48, 32)  # inputs by outputs
     assert isinstance(as_linear(module), nn.Module)
     assert facts(tmp_path).family == "gpt2"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_checkpoint_of_several_files_is_saved_as_one(
+    name: str, home: Path, tmp_path: Path
+) -> None:
+    whole: Any = tiny.model(name, home).ref.folder
+    module = transformers.AutoModelForCausalLM.from_pretrained(whole)
+    module.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 2
+    of = tiny.load(tiny.ref(tmp_path / "parts"))
+    saved_as_held(of, cell(of), tmp_path / "new")
+    names = {path.name for path in (tmp_path / "new").iterdir()}
+    assert "model.safetensors" in names
+    assert not any(name.endswith("index.json") for name in names)
