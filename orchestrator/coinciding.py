@@ -24,7 +24,7 @@ folder does not record their digest.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import polars as pl
@@ -53,6 +53,8 @@ class Documents:
     """Documents of either run that the other lacks."""
     changed: int
     """Documents of one name whose content differs though both runs cut the source alike."""
+    hidden_apart: int
+    """Shared documents of masked models of which the runs masked other positions."""
 
     @property
     def left_out(self) -> tuple[int, int]:
@@ -93,7 +95,15 @@ def documents(
             changed = named.filter(~alike).height
             named = named.filter(alike)
         pairs = pl.concat([pairs, named.select("document", other="document")])
-    return _used(left, right, pairs, by_content, changed)
+    made = _used(left, right, pairs, by_content, changed)
+    if not masked:
+        return made
+    fed = (_contents(rows, masked=False).select("document", "content") for rows in (a, b))
+    ours, theirs = fed
+    shown = pairs.join(ours, on="document").join(
+        theirs, left_on="other", right_on="document", suffix="_b"
+    )
+    return replace(made, hidden_apart=shown.filter(pl.col("content") != pl.col("content_b")).height)
 
 
 def _used(
@@ -114,7 +124,13 @@ def _used(
         )
         names = pl.concat([names[0], own[0]]), pl.concat([names[1], own[1]])
     return Documents(
-        way=way, names=names, shared=shared, by_content=by_content, apart=apart, changed=changed
+        way=way,
+        names=names,
+        shared=shared,
+        by_content=by_content,
+        apart=apart,
+        changed=changed,
+        hidden_apart=0,
     )
 
 
@@ -149,8 +165,18 @@ def _contents(data: pl.LazyFrame, *, masked: bool) -> pl.DataFrame:
 
 
 def same_source(a: Mapping[str, object], b: Mapping[str, object]) -> bool:
-    """Return whether two data sections of a sweep file read the same documents."""
-    return bool(a.get("source")) and all(a.get(key) == b.get(key) for key in _SOURCE)
+    """Return whether a name is the same document in two data sections of a sweep file.
+
+    One name may stand in several splits of a source, for other content.
+    """
+    alike = all(a.get(key) == b.get(key) for key in _SOURCE)
+    return bool(a.get("source")) and alike and _split(a) == _split(b)
+
+
+def _split(section: Mapping[str, object]) -> object:
+    """Return the split that is evaluated; None where documents are divided by hash."""
+    role = section.get("evaluate")
+    return role.get("split") if isinstance(role, Mapping) else None
 
 
 def orders(selections: pl.LazyFrame, model: str) -> dict[tuple[str, str, str, int | None], int]:

@@ -69,7 +69,9 @@ def _distinct(runs: Sequence[str], stores: Sequence[Store]) -> None:
 def _free(folder: str, runs: Sequence[str]) -> None:
     """Refuse a folder that is a run, or lies in one."""
     if "://" in folder:
-        places = [folder]
+        scheme, _, rest = folder.rstrip("/").partition("://")
+        parts = rest.split("/")
+        places = [f"{scheme}://{'/'.join(parts[:end])}" for end in range(len(parts), 1, -1)]
     else:
         path = Path(folder).resolve()
         places = [str(place) for place in (path, *path.parents)]

@@ -42,6 +42,8 @@ class Pairing:
     """Whether both have answers over the documents that are compared."""
     points: int
     """Points that both sweeps ask for, without masks and draws."""
+    own: tuple[int, int]
+    """Points that either sweep asks for, counted alike."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +126,10 @@ def _compared(
         metrics=there,
         answered=left is not None and right is not None,
         points=matching.planned(points[0], points[1], pair),
+        own=(
+            matching.planned(points[0], points[0], (pair[0], pair[0])),
+            matching.planned(points[1], points[1], (pair[1], pair[1])),
+        ),
     )
 
 

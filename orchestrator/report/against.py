@@ -32,7 +32,9 @@ from orchestrator.report.against_words import (
     documents_said,
     masks_said,
     named,
+    points_said,
     sentence,
+    stopped_said,
     tokens_said,
 )
 from orchestrator.report.figures import Figure
@@ -43,7 +45,7 @@ from orchestrator.seals import BLANK, KEY
 from orchestrator.store import Store
 from orchestrator.unlike import facts
 
-METRICS = ("ce", "bits_per_byte", "top1")
+METRICS = ("ce", "bits_per_byte", "top1", "kl", "logit_diff", "choice")
 """Metrics that the page tells of, where both runs have them; the tables have all."""
 SENTENCES = 12
 """Differences that are told in words."""
@@ -79,18 +81,22 @@ def write(found: Sequence[Against], out: Store) -> Path:
     """
     body: list[Element] = [_header(found)]
     sections: list[Element] = []
-    drawn = 0
+    drawn: list[str] = []
     for number, one in enumerate(found):
         figures: list[Element] = []
         for figure in _figures(one, number):
-            drawn += 1
-            figures.append(figure.draw(out, drawn))
+            drawn += [f"{figure.name}.svg", f"{figure.name}.png"]
+            figures.append(figure.draw(out, len(drawn) // 2))
         sections += _sections(one, number, figures, alone=len(found) == 1)
     for name in TABLES:
         content = io.BytesIO()
         made = pl.concat([_table(one, name) for one in found])
         made.write_parquet(content, metadata={KEY.decode(): BLANK.decode()})
         out.replace(f"{name}.parquet", content.getvalue())
+    drawings = {f"report/{file}" for file in drawn}
+    for file in out.files("report", (".svg", ".png")):
+        if file not in drawings:  # of an earlier comparison of this name
+            out.delete(file)
     title = f"{listed([one.b for one in found])} against {found[0].a}"
     out.replace("report/index.html", sheet(title, [*body, contents(sections), *sections]))
     return out.path("report/index.html")
@@ -196,8 +202,9 @@ def _how(one: Against) -> list[Element]:
     for pairing in one.found.pairings:
         rows = _of(one.found.differences, pairing.a, pairing.b)
         lines = [
-            f"Points that both sweeps ask for, masks not counted: {pairing.points:,}.",
+            points_said(pairing),
             documents_said(pairing),
+            stopped_said(pairing, rows),
             masks_said(rows) if rows.height else "",
             tokens_said(pairing),
             "" if pairing.answered else "Not both have answers over these documents yet.",

@@ -14,6 +14,7 @@ from orchestrator.report.against_words import about, row_name, varying
 from orchestrator.report.curves import VALUES, share_axis
 from orchestrator.report.figures import Figure, Rows, Spec, of, part, wrapped
 from orchestrator.report.words import (
+    COSTS,
     METRIC_NAME,
     SCALE,
     UNIT,
@@ -156,9 +157,9 @@ def forest(differences: pl.DataFrame, metric: str, name: str) -> Figure | None:
         chart={**_forest_panel(metric, [str(x["row"]) for x in data]), "data": {"name": "rows"}},
         data={"rows": data},
         caption=(
-            f"How much more damage is done in run B than in run A: difference of the mean change of"
-            f" {metric_said(metric)} over the held share, B − A, with its 95 % interval, not"
-            f" adjusted for their number.{more}"
+            f"How far the damage of the runs differs: mean change of {metric_said(metric)} over the"
+            " held share, B − A, with its 95 % interval, not adjusted for their number."
+            f" {'Above' if metric in COSTS else 'Below'} zero, run B is damaged more.{more}"
         ),
         alt=f"Forest plot of the differences of areas in {METRIC_NAME[metric]}, B minus A. The"
         " numbers are in the table below.",

@@ -91,6 +91,29 @@ def varying(rows: pl.DataFrame) -> list[str]:
     return [column for column in ELSE if rows[column].n_unique() > 1]
 
 
+def points_said(pairing: Pairing) -> str:
+    """Return how many points are compared, and how many of either run have no counterpart."""
+    said = f"Points that both sweeps ask for, masks not counted: {pairing.points:,}"
+    if pairing.own == (pairing.points, pairing.points):
+        return f"{said}, all that either asks for."
+    return f"{said}, of {pairing.own[0]:,} in A and {pairing.own[1]:,} in B."
+
+
+def stopped_said(pairing: Pairing, rows: pl.DataFrame) -> str:
+    """Return where the runs stopped after fewer documents than they have, and what that means."""
+    if rows.is_empty():
+        return ""
+    apart = rows.filter(pl.col("documents_a") != pl.col("documents_b"))
+    every = pairing.documents.way == "paired" or pairing.documents.restricted
+    if not every or apart.is_empty():
+        return ""
+    return (
+        "Reading: at some points one run had read fewer of these documents than the other, so"
+        " there the difference is also one of documents; its interval allows for that. The tables"
+        " count the documents of either."
+    )
+
+
 def documents_said(pairing: Pairing) -> str:
     """Return how the documents of two subjects are compared, and why."""
     found, shared = pairing.documents, count(pairing.documents.shared, "document")
@@ -134,7 +157,15 @@ def documents_said(pairing: Pairing) -> str:
             " alone. All documents count: those in both are paired, the others add their variances,"
             " and a difference is also one of documents."
         )
-    return f"Documents: {said}{alike}{moved}"
+    hidden = (
+        ""
+        if not found.hidden_apart or cut
+        else (
+            f" The runs masked other positions in {found.hidden_apart:,} of them, so a difference"
+            " is also one of what was masked; it varies with the documents, and intervals cover it."
+        )
+    )
+    return f"Documents: {said}{alike}{moved}{hidden}"
 
 
 def masks_said(rows: pl.DataFrame) -> str:

@@ -18,6 +18,7 @@ from orchestrator.report.contrasts import (
     p_value,
     rows_of,
     spanned,
+    told,
     with_kind,
 )
 from orchestrator.report.html import Child, Element, columns, folded, row, table, tag
@@ -32,14 +33,12 @@ from orchestrator.report.words import (
     metric_said,
 )
 
-METRICS = ("ce", "top1")
-
 
 def contrast_table(run: Run, question: Question, fractions: Sequence[float]) -> Element:
     """Return a declared contrast at some fractions and as the area between the curves."""
     rows = rows_of(run, question)
     at = spanned(rows["fraction"].drop_nulls().unique().sort().to_list(), fractions)
-    metrics = [m for m in METRICS if m in run.metrics]
+    metrics = told(run)
     heads = [*(f"f = {f:g}" for f in at), "area"]
     spans = [tag("th", metric_said(m), scope="colgroup", colspan=str(len(heads))) for m in metrics]
     head = [

@@ -23,8 +23,11 @@ from orchestrator.labels import OWN
 from orchestrator.report.read import Run
 from orchestrator.report.settings import chosen, words
 from orchestrator.report.words import (
+    COSTS,
+    METRIC_NAME,
     NBSP,
     SCALE,
+    UNIT,
     change,
     count,
     decimals,
@@ -129,16 +132,22 @@ def about(row: Mapping[str, object]) -> str:
     return f"{row['panel']} · {label_name(str(method))}" if plain else str(row["panel"])
 
 
+def told(run: Run) -> list[str]:
+    """Return the two metrics in which contrasts are told: CE and Top-1, else others asked for."""
+    plain = [metric for metric in ("ce", "top1") if metric in run.metrics]
+    return [*plain, *(metric for metric in run.metrics if metric not in plain)][:2]
+
+
 def sentences(run: Run, question: Question) -> list[str]:
     """Return one sentence per panel (and method) on the area; at one fraction where none is."""
     rows = rows_of(run, question).filter(
-        pl.col("metric").is_in(["ce", "top1"]),
+        pl.col("metric").is_in(told(run)),
         pl.col("fraction").is_null() | (pl.col("fraction") > 0),
     )
     said = []
     for _, block in rows.group_by("panel", "method", maintain_order=True):
         at = {row["metric"]: row for row in nearest(block).to_dicts()}
-        first = at.get("ce", at.get("top1"))
+        first = next((at[metric] for metric in told(run) if metric in at), None)
         if first is not None:
             said.append(sentence(question, first, at.get("top1") if "ce" in at else None))
     return said
@@ -183,7 +192,8 @@ def sentence(
     if found is None:
         return f"{where}, no interval can be given {over}."
     estimate, low, high = found
-    unit = "nats" if metric == "ce" else "points of Top-1"
+    name = METRIC_NAME.get(metric, metric)
+    unit = "nats" if metric == "ce" else f"{UNIT.get(metric, '')} of {name}".strip()
     places = decimals(low, high)
     p = row["p_adjusted"]
     adjusted = None if p is None else float(str(p))
@@ -202,12 +212,12 @@ def sentence(
         why = ", which includes zero" if crosses else ", clear of zero by itself alone"
         said = (
             f"{where}, {a} and {b} can’t be told apart: the difference in"
-            f" {'CE' if metric == 'ce' else 'Top-1'} is {change(estimate, places)} {unit}"
+            f" {name} is {change(estimate, places)} {unit}"
             f" ({within}{why}{tested})"
         )
     else:
         more = "more" if estimate > 0 else "less"
-        verb = "costs" if metric == "ce" else "keeps"
+        verb = "costs" if metric in COSTS else "keeps"
         size = number(abs(estimate), places)
         said = f"{where}, {a} {verb} {size} {unit} {more} than {b} ({within}{tested})"
     return f"{said}{_top1_clause(top1)}."
@@ -246,7 +256,8 @@ def _top1_clause(top1: Mapping[str, object] | None) -> str:
 
 def counted(run: Run, question: Question) -> str:
     """Return how many of a question's areas are clear, for questions asked in many panels."""
-    rows = nearest(rows_of(run, question).filter(pl.col("metric") == "ce"))
+    metric = told(run)[0]
+    rows = nearest(rows_of(run, question).filter(pl.col("metric") == metric))
     apart = rows["reason"].count()
     rows = rows.drop_nulls(["estimate", "low", "high"])
     p = pl.col("p_adjusted").fill_null(0) <= LEVEL
@@ -256,7 +267,8 @@ def counted(run: Run, question: Question) -> str:
     where = " in the first axes" if question.kind == "axes" else ""
     return (
         f"Asked in {rows.height:,} settings (the table has them). After adjustment {first}{where}"
-        f" costs more CE in {above:,} of them, less in {below:,}, and the difference is not clear"
+        f" {'costs' if metric in COSTS else 'keeps'} more {METRIC_NAME.get(metric, metric)} in"
+        f" {above:,} of them, less in {below:,}, and the difference is not clear"
         f" in {rows.height - above - below:,}."
         + (f" In {apart:,} more the two hold different shares and are not compared." * (apart > 0))
     )

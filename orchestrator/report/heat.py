@@ -27,6 +27,7 @@ from orchestrator.report.layered import DAMAGE, DIFFERENCE, KEYS, layered_cells
 from orchestrator.report.live import Choice, Live
 from orchestrator.report.read import Run
 from orchestrator.report.words import (
+    COSTS,
     METRIC_NAME,
     change,
     decimals,
@@ -183,7 +184,7 @@ def _scale(group: Group, cells: pl.DataFrame) -> Scale:
     clear = cells.filter(pl.col("clear") == "yes")["value"]
     reach = max((abs(float(v)) for v in values), default=0.0) or 1.0
     both = bool((clear > 0).any() and (clear < 0).any())
-    worse = 1 if metric == "ce" else -1
+    worse = 1 if metric in COSTS else -1
     if both or kind == DIFFERENCE:
         return Scale(low=-reach, high=reach, worse=worse)
     down = float(values.sum()) < 0

@@ -46,6 +46,9 @@ QUESTIONS = 8
 """Declared questions that are told one by one."""
 FOLDED = 8
 """With more settings, long tables are folded away."""
+UNMARKED = (
+    "No held value has one place to be marked at, so no density is drawn; every neuron is below."
+)
 TABLES_AT = (0.5, 0.9)
 """Fractions of the printed tables: the paper's."""
 
@@ -94,7 +97,7 @@ def _sections(run: Run) -> list[Element]:
         tag("h3", "Activation densities", id="densities"),
         *(
             drawn.draw(densities(panels, run.methods))
-            or [tag("p", "No statistics have been collected yet.")]
+            or [tag("p", UNMARKED if panels else "No statistics have been collected yet.")]
         ),
         *_neurons(run, collected),
     ]

@@ -33,6 +33,8 @@ METRIC_NAME: Mapping[str, str] = {
 }
 _SHARES = ("top1", "top10", "top1_rare", "top1_mask", "choice")
 _NATS = ("ce", "kl", "ce_mask", "logit_diff")
+COSTS = ("ce", "kl", "ce_mask", "perplexity", "bits_per_byte")
+"""Metrics of which more is worse."""
 UNIT: Mapping[str, str] = {
     name: "points" if name in _SHARES else "nats" if name in _NATS else "" for name in METRIC_NAME
 }

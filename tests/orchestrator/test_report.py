@@ -249,6 +249,14 @@ def test_a_sweep_without_statistics_still_reports_its_curves(small: Path) -> Non
     assert (small / "report" / "curves-causal.svg").exists()
 
 
+def test_statistics_without_a_constant_are_there_and_said_to_be(small: Path) -> None:
+    shutil.rmtree(small / "centres")
+    said = text_of(report(small).read_text(encoding="utf-8"))
+    assert "No statistics" not in said
+    assert "No held value has one place to be marked at" in said
+    assert "Every neuron" in said
+
+
 def test_an_empty_folder_reports_that_nothing_is_planned(tmp_path: Path) -> None:
     said = text_of(report(tmp_path).read_text(encoding="utf-8"))
     assert "The plan has not been written yet" in said

@@ -1,17 +1,21 @@
 """What the forest plot shows of every two methods, and what it says of the rest."""
 
+import re
 import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from orchestrator.report.compared import contrast_table
+from orchestrator.report.contrasts import counted, questions, rows_of, sentences
 from orchestrator.report.figures import Figure, Rows
 from orchestrator.report.forest import FURTHER, PANELS, ROWS, forest, forest_live
 from orchestrator.report.forest_marks import live_panel
+from orchestrator.report.html import written
 from orchestrator.report.read import read_run
 from orchestrator.report.settings import MANY
-from orchestrator.report.words import SCALE
+from orchestrator.report.words import SCALE, decimals, number
 from tests.orchestrator.synthetic_run import MODELS, write_run
 from tests.orchestrator.test_report_groups import add, ask, edit, spread
 
@@ -58,6 +62,21 @@ def test_each_pair_has_the_area_of_the_table_in_printed_units(run: Path) -> None
             found = shown[names[row["a"], row["b"]]]
             for key in ("estimate", "low", "high"):
                 assert found[key] == pytest.approx(row[key] * SCALE[metric])
+
+
+def test_a_sweep_that_asks_for_neither_ce_nor_top1_is_told_in_what_it_asks_for(run: Path) -> None:
+    edit(run, "contrasts", metric=pl.col("metric").replace({"ce": "logit_diff", "top1": "choice"}))
+    ask(run, evaluation={"metrics": ["logit_diff", "choice"]})
+    found = read_run(run)
+    question = questions(found)[0]
+    areas = rows_of(found, question).filter(pl.col("fraction").is_null(), metric="logit_diff")
+    (said,) = sentences(found, question)
+    assert re.search(r"logit difference is|keeps [\d.]+ nats of logit difference", said)
+    assert number(abs(areas["estimate"][0]), decimals(*areas.select("low", "high").row(0))) in said
+    assert "logit difference" in counted(found, question)
+    shown = written([contrast_table(found, question, [0.5])])
+    assert "logit difference (nats)" in shown
+    assert "choice (points)" in shown
 
 
 def test_declared_pairs_come_first_in_the_order_of_the_sweep_file(run: Path) -> None:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from orchestrator import results
 from orchestrator.agreement import agreement
+from orchestrator.coinciding import same_source
 from orchestrator.matching import subjects
+from orchestrator.report import against
 from orchestrator.report.against import look, write
-from orchestrator.report.against_words import Against
-from orchestrator.reporting import report
+from orchestrator.report.against_words import Against, points_said, stopped_said
+from orchestrator.reporting import _free, report
 from orchestrator.store import Store, StoreError
 from orchestrator.terminal import CommandError
 from orchestrator.unlike import facts
@@ -32,6 +35,16 @@ def run(name: str, points: pl.DataFrame = POINTS, **said: object) -> str:
     return str(write_run(Path(name), points, rows, **said))  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without figures, which take the most of a page's time."""
+    monkeypatch.setattr(against, "_figures", lambda one, number: [])
+
+
+def read(folder: str) -> str:
+    return Path(folder, "report", "index.html").read_text(encoding="utf-8")
+
+
 def between(a: str, b: str) -> Against:
     return look(Store.of(a), Store.of(b))
 
@@ -45,16 +58,26 @@ def test_two_runs_have_a_page_of_their_own_and_are_left_as_they_are() -> None:
     assert "differences are paired, document by document" in page
     assert "both runs hold the same units" in page
     assert "2.15.0" in page
+    assert "Above zero, run B is damaged more" in page  # CE
+    assert "Below zero, run B is damaged more" in page  # Top-1
     assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page)
     assert pl.read_parquet(folder / "differences.parquet").height
     assert {f: f.read_bytes() for name in runs for f in Path(name).rglob("*.*")} == before
 
 
-def test_a_page_says_that_runs_coincide() -> None:
+def test_figures_of_an_earlier_comparison_of_the_name_go(undrawn: None) -> None:
+    made = Store.open("twice")
+    made.replace("report/curves-7-ce.svg", b"old")
+    write([between(run("a"), run("b"))], made)
+    assert made.files("report", ".svg") == []
+
+
+def test_a_page_says_that_runs_coincide(undrawn: None) -> None:
     runs = run("a"), run("b")
-    assert between(*runs).coincide
-    report(runs, "same")
-    page = Path("same/report/index.html").read_text(encoding="utf-8")
+    found = between(*runs)
+    assert found.coincide
+    write([found], Store.open("same"))
+    page = read("same")
     assert "The runs coincide" in page
     assert "Their answers agree to the bit" in page
 
@@ -74,7 +97,7 @@ def test_cells_of_one_name_that_differ_are_listed() -> None:
     assert agreement(rows, rows.filter(pl.col("sequence") < 4)).differing.is_empty()
 
 
-def test_a_run_that_is_going_on_is_compared_as_far_as_it_is() -> None:
+def test_a_run_that_is_going_on_is_compared_as_far_as_it_is(undrawn: None) -> None:
     rows = answered.results(POINTS)
     late = pl.col("cell").is_in(POINTS.filter(pl.col("fraction") == 0.5)["cell"])
     a, b = run("a"), str(write_run(Path("b"), POINTS, rows.filter(~late)))
@@ -82,7 +105,7 @@ def test_a_run_that_is_going_on_is_compared_as_far_as_it_is() -> None:
     fractions = found.found.differences["fraction"].drop_nulls().unique().sort().to_list()
     assert fractions == [0.1, 1.0]
     write([found], Store.open("half"))
-    assert "Run B is incomplete" in Path("half/report/index.html").read_text(encoding="utf-8")
+    assert "Run B is incomplete" in read("half")
 
 
 def test_what_differs_is_told_from_what_the_runs_recorded() -> None:
@@ -101,15 +124,55 @@ def test_documents_of_one_name_in_other_sources_are_not_paired() -> None:
     assert between(a, b).found.pairings[0].documents.way == "independent"
 
 
-def test_documents_cut_by_two_tokenizers_are_paired_by_name_and_told() -> None:
+def test_documents_cut_by_two_tokenizers_are_paired_by_name_and_told(undrawn: None) -> None:
     texts = {f"doc{i}": f"another {i}" for i in range(6)}
     a, b = run("a"), run("b", said=texts, digest="d2")
     found = between(a, b)
     documents = found.found.pairings[0].documents
     assert (documents.way, documents.shared, documents.by_content) == ("paired", 6, 0)
     write([found], Store.open("cut"))
-    page = Path("cut/report/index.html").read_text(encoding="utf-8")
-    assert "compare bits per byte" in page
+    assert "compare bits per byte" in read("cut")
+
+
+def test_a_name_in_another_split_is_another_document() -> None:
+    """Two tokenizers, so that names alone could tell; a column may name alike in every split."""
+    section = {"source": "rows.jsonl", "document": "id", "evaluate": {"split": "test"}}
+    assert same_source(section, {**section, "sequence_length": 64})
+    assert not same_source(section, {**section, "evaluate": {"split": "validation"}})
+
+
+def test_what_only_one_run_asks_for_is_counted() -> None:
+    fewer = POINTS.filter(pl.col("fraction") != 0.5)
+    (pairing,) = between(run("a"), run("b", fewer)).found.pairings
+    assert (pairing.points, pairing.own) == (4, (6, 4))
+    assert points_said(pairing).endswith("4, of 6 in A and 4 in B.")
+
+
+def test_where_one_run_stopped_sooner_it_is_said() -> None:
+    """The difference is then one of documents too, over which its interval goes."""
+    rows = answered.results(POINTS, rounds=3)
+    early = answered.stopped(rows, lambda cell: 2 if "mean" in cell else 3)
+    a, b = (str(write_run(Path(n), POINTS, x)) for n, x in (("a", rows), ("b", early)))
+    found = between(a, b).found
+    mean, peak = (found.differences.filter(method=m, metric="d_ce") for m in ("mean", "peak"))
+    assert set(mean.select("documents_a", "documents_b").rows()) == {(6, 4)}
+    assert not (mean["low"] == mean["high"]).any()
+    assert stopped_said(found.pairings[0], mean).startswith("Reading: at some points")
+    assert stopped_said(found.pairings[0], peak) == ""
+
+
+def test_what_prompts_are_asked_for_is_on_the_page() -> None:
+    rows = answered.results(POINTS).with_columns(
+        logit_diff=pl.col("loss") / 2, choice=pl.col("top1"), kl=pl.col("loss") / 3
+    )
+    runs = []
+    for name in "ab":
+        folder = write_run(Path(name), POINTS, rows)
+        said = yaml.safe_load((folder / "sweep.yaml").read_text())
+        said["evaluation"] = {"metrics": ["logit_diff", "choice"]}
+        (folder / "sweep.yaml").write_text(yaml.safe_dump(said))
+        runs.append(str(folder))
+    assert against._shown(between(*runs)) == ["ce", "top1", "logit_diff", "choice"]
 
 
 def test_a_text_that_changed_under_its_name_is_not_paired() -> None:
@@ -119,10 +182,10 @@ def test_a_text_that_changed_under_its_name_is_not_paired() -> None:
     assert (documents.shared, documents.changed, documents.way) == (5, 1, "partly")
 
 
-def test_of_three_runs_two_are_compared_with_the_first() -> None:
+def test_of_three_runs_two_are_compared_with_the_first(undrawn: None) -> None:
     runs = [run("a"), run("b", seed=1), run("c", seed=2)]
     report(runs)
-    page = Path("comparisons/a-and-b-and-c/report/index.html").read_text(encoding="utf-8")
+    page = read("comparisons/a-and-b-and-c")
     assert "How damage differs: b" in page
     assert "How damage differs: c" in page
 
@@ -150,6 +213,13 @@ def test_runs_without_a_common_point_are_refused_with_what_differs() -> None:
     with pytest.raises(CommandError, match=r"no site \(attn_pre_out.*mlp_mid.*run one of them"):
         report([run("a"), run("b", other)])
     assert not Path("comparisons").exists()
+
+
+def test_nor_into_a_run_in_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "exists", lambda self, file: self.uri == "s3://bucket/run")
+    with pytest.raises(CommandError, match="lies in the run s3://bucket/run,"):
+        _free("s3://bucket/run/report/against", [])
+    _free("s3://bucket/running/against", [])
 
 
 def test_a_comparison_is_written_into_no_run() -> None:

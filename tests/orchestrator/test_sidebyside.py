@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import t as student
 
 from orchestrator.aggregate import contrasts
+from orchestrator.coinciding import documents
 from orchestrator.sidebyside import SideBySide, side_by_side
 from orchestrator.store import Store
 from tests.orchestrator import answered
@@ -156,5 +157,16 @@ def test_models_that_could_stand_beside_several_are_left_alone(tmp_path: Path) -
     more = [one.with_columns(model=pl.lit(f"m{i}"), cell=f"m{i}" + pl.col("cell")) for i in (1, 2)]
     both = pl.concat([one, more[0]]), pl.concat([one, *more])
     a, b = (write(tmp_path / n, p, answered.results(p)) for n, p in zip("ab", both, strict=True))
-    assert len(compared(a, b).pairings) == 2
-    assert [str(x) for x in compared(a, b).matched.left[1]] == ["m2 on d in float32"]
+    found = compared(a, b)
+    assert len(found.pairings) == 2
+    assert [str(x) for x in found.matched.left[1]] == ["m2 on d in float32"]
+
+
+def test_masked_documents_are_known_whatever_was_masked_of_them() -> None:
+    """Whose masked positions differ were fed otherwise, and are the same documents."""
+    first = {"input": [[5, 1, 7], [8, 1]], "target": [[-100, 6, -100], [-100, 9]]}
+    other = {"input": [[1, 6, 7], [8, 1]], "target": [[5, -100, -100], [-100, 9]]}
+    rest = {"document": ["one", "two"], "sequence": [0, 1], "role": ["evaluate"] * 2}
+    a, b = (pl.LazyFrame({**rest, **fed}) for fed in (first, other))
+    found = documents(a, b, same_source=False, cut_alike=False, masked=True)
+    assert (found.way, found.by_content, found.hidden_apart) == ("paired", 2, 1)
