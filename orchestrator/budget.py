@@ -106,7 +106,8 @@ def _need(plan: Plan, ref: ModelRef, cells: int) -> Need:
         partial_bytes=counted_rows(spec, ref) * (statistics.bins * 8 + beside(spec)),
         disk_bytes=disk,
         cells=cells,
-        seconds=rough_seconds(passes + facts.parameters * evaluated * cells, ref.device),
+        seconds=rough_seconds(passes + facts.parameters * evaluated * cells, ref.device)
+        / ref.shards,
     )
 
 

@@ -128,13 +128,15 @@ class Collection:
             "shards": statistics.shards,
         }
         kept = {"counted": asdict(self.whole)}
+        # A sample: some documents, a window of each, and on until it has its positions.
+        sample = statistics.pilot_positions + statistics.pilot_documents * facts.window
         self.pilot = draft.partial(
             "pilot",
             f"pilot{self.where}",
             {"site": self.site, **self.settings, **self._on, **kept},
             {**self.common, **self.settings, **kept},
             after=[data],
-            cost=self.cost,
+            cost=float(facts.parameters * min(positions, sample)),
         )
 
     def counts(self, counted: Counted | None = None) -> Counts:

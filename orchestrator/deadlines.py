@@ -15,6 +15,8 @@ from orchestrator.tasks import Task, rough_seconds
 
 TIMES = 20.0
 """Times of what is expected that a task may take."""
+PREPARED = 1e5
+"""Positions of data that are prepared a second, roughly: what such tasks cost."""
 REMEMBERED = 33
 """Tasks of a kind, the last ones, whose median is what is expected."""
 
@@ -45,8 +47,8 @@ class Deadlines:
                 self._median[like] = median(self._took[like])
             return self._median[like] * task.cost
         if task.model is not None:
-            return rough_seconds(task.cost, task.model.device)
-        return None
+            return rough_seconds(task.cost, task.model.device) / task.model.shards
+        return task.cost / PREPARED if task.kind == "data" else None
 
     def of(self, task: Task) -> float:
         """Return how long a task may take."""

@@ -9,9 +9,10 @@ in this order,
     unknown
 
 The table has each kind's nominal memory, of 10^9 bytes a GB: a little less than the device tells.
-Its numbers are those that are generally known of these kinds and were measured on none of them. Of a kind that is sold in several sizes the
-smallest stands here, so a replica is never put where it has no room; the label says more. MIG
-slices are told as the whole GPU's kind, which is wrong: give them the label.
+Its numbers are those that are generally known of these kinds; they were measured on none. Of a kind
+that is sold in several sizes the smallest stands here, so a replica is never put where it has no
+room; the label says more. MIG slices are told as the whole GPU's kind, which is wrong: give them
+the label.
 """
 
 from collections.abc import Mapping

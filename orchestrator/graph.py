@@ -210,7 +210,13 @@ class Graph:
             **recipe,
         }
         file = data_file(self.ref.name, key)
-        return self.draft.add("prepare", "data", key, recipe, arguments, folder="data", file=file)
+        cost = sum(data.positions(role, facts.window) for role in ("collect", "evaluate"))
+        return self.draft.add(
+            *("prepare", "data", key, recipe, arguments),
+            folder="data",
+            file=file,
+            cost=float(cost),
+        )
 
     def donors(self, method: MethodSpec, seed: int | None) -> Made:
         """Return whose donor is whose, for a method that takes donors; paired ones have no seed."""

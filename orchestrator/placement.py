@@ -107,10 +107,11 @@ class Placement:
         """Whether those who hold a model get to the last of its queue later than one more would."""
         if self._trials.any and self._in_vain(model, queue):
             return True
-        if len(queue) <= IN_FLIGHT:
+        held = self._roster.held(model)
+        # Those who load it will take a task each: more than tasks would load it for nothing.
+        if len(queue) <= max(IN_FLIGHT, held - self._roster.holders(model)):
             return False
         seconds, first = self._seconds.get(model), self._deadlines.expected(queue[0])
-        held = self._roster.held(model)
         if seconds is None or first is None or not queue[0].cost:
             return len(queue) > held  # nothing is known: a replica for every task at most
         return first * cost / queue[0].cost / held > seconds

@@ -169,7 +169,9 @@ class Server:
                 last = time.monotonic()
             except (PoolError, RuntimeError, OSError, aiohttp.ClientError) as error:
                 if time.monotonic() - last > PATIENCE:
-                    raise SilentError(f"{self.address} does not answer any more: {error}") from error
+                    raise SilentError(
+                        f"{self.address} does not answer any more: {error}"
+                    ) from error
             time.sleep(_PAUSE)
 
     async def _tail(self, job: str, say: Callable[[str], None], said: int) -> int:

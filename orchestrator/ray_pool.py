@@ -28,10 +28,9 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator import inspection, ray_actor
+from orchestrator import inspection, pulls, ray_actor
 from orchestrator.budget import Demand
 from orchestrator.pool import Done, Event, Lost, Queued, Raised, Ready
-from orchestrator.pulls import Pulls
 from orchestrator.ray_actor import Answer, Trouble
 from orchestrator.ray_cluster import (
     Node,
@@ -66,11 +65,13 @@ class RayPool:
         demand: Demand,
         memory: int = 0,
         grow: int = 0,
+        downloads: int = pulls.MOST,
     ) -> None:
         """Have as many actors as fit, `most` at most, each asking for `demand`.
 
         And for `memory` bytes of its machine's memory. That is Ray's bookkeeping, no limit.
-        Where fewer than `grow` fit, machines are asked for of the cluster's autoscaler.
+        Where fewer than `grow` fit, machines are asked for of the cluster's autoscaler. So many
+        machines at most download weights at once.
         """
         self.spare = spare
         self._store, self._most, self._demand, self._memory = store, most, demand, memory
@@ -81,7 +82,7 @@ class RayPool:
         self._wrote: dict[str, Answer] = {}
         self._places: dict[ray.ObjectRef[Any], str] = {}
         """Nodes that tasks without a model were sent to, while they are under way."""
-        self._pulls = Pulls()
+        self._pulls = pulls.Pulls(downloads)
         self._lacks: dict[ray.ObjectRef[Any], ModelRef] = {}
         """What workers are to load that say first whether their machine has the weights."""
         self._grow, self._growth = grow, Growth(demand, memory)

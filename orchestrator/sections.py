@@ -290,6 +290,8 @@ class Cluster(Section):
     """Replicas that share a GPU; auto: as many as it has memory for, 4 at most."""
     autoscale: bool = False
     """Whether machines that are missing for `workers` are asked of the cluster's autoscaler."""
+    downloads: int = Field(default=16, ge=1, le=MOST)
+    """Machines that download weights from a hub at once."""
     ready_seconds: float = Field(default=300.0, gt=0, le=1e7)
     """How long a replica may take to get ready."""
     patience_seconds: float = Field(default=300.0, gt=0)

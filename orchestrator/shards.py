@@ -12,6 +12,7 @@ from collections import defaultdict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 def shard_of(document: str, shards: int) -> int:
@@ -66,4 +67,4 @@ def of_pilot(
 
 
 def _lengths(table: pa.Table) -> list[int]:
-    return [len(ids) for ids in table.column("input").to_pylist()]
+    return [int(n) for n in pc.list_value_length(table.column("input")).to_pylist()]

@@ -178,6 +178,7 @@ def _pool(
             demand=demand,
             memory=0 if cuda else budget.budget(made).largest.replica_bytes,
             grow=grow,
+            downloads=made.spec.cluster.downloads,
         )
         try:
             yield pool, made
