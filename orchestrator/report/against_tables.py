@@ -39,7 +39,11 @@ def damage_table(differences: pl.DataFrame, metric: str) -> Element:
         " − A with its 95 % interval, for one number each and not adjusted. Area: the mean change"
         f" over the held share. {left_out(rows.height - len(body), 'differences')}"
     )
-    head = columns("method", "held", "A", "B", "B − A", "documents", "masks")
+    return _whole("method", metric, caption, body)
+
+
+def _whole(first: str, metric: str, caption: str, body: list[Element]) -> Element:
+    head = columns(first, "held", "A", "B", "B − A", "documents", "masks")
     made = table(caption.strip(), [head], [tag("tbody", *body)])
     return folded(made, f"{metric_said(metric)}: {count(len(body), 'row')}", rows=len(body))
 
@@ -88,9 +92,7 @@ def contrasts_table(contrasts: pl.DataFrame, metric: str) -> Element:
         " B, and B − A, the difference of differences, with its 95 % interval, not adjusted."
         f" {left_out(rows.height - len(body), 'contrasts')}"
     )
-    head = columns("contrast", "held", "A", "B", "B − A", "documents", "masks")
-    made = table(caption.strip(), [head], [tag("tbody", *body)])
-    return folded(made, f"{metric_said(metric)}: {count(len(body), 'row')}", rows=len(body))
+    return _whole("contrast", metric, caption, body)
 
 
 def baselines_table(baselines: pl.DataFrame) -> Element:

@@ -431,20 +431,25 @@ window.peaksweep = (() => {
     update();
   }
 
-  function start() {
-    document.body.append(tip);
-    document.querySelector("header")?.prepend(lamp());
-    for (const figure of document.querySelectorAll("figure.live")) live(figure);
+  /** Act when the page has had another width for a moment. */
+  function resized(act) {
     let width = innerWidth;
     let later = 0;
     addEventListener("resize", () => {
       if (innerWidth === width) return;
       width = innerWidth;
       clearTimeout(later);
-      later = setTimeout(redraw, 120);
+      later = setTimeout(act, 120);
     });
   }
 
+  function start() {
+    document.body.append(tip);
+    document.querySelector("header")?.prepend(lamp());
+    for (const figure of document.querySelectorAll("figure.live")) live(figure);
+    resized(redraw);
+  }
+
   document.addEventListener("DOMContentLoaded", start);
-  return { data, draw, element, rowsOf, said, save, theme, isDark, shown };
+  return { data, draw, element, resized, rowsOf, said, save, theme, isDark, shown };
 })();

@@ -7,7 +7,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   const holder = document.getElementById("neurons");
   if (!holder) return;
-  const { element, draw, save } = window.peaksweep;
+  const { element, draw, resized, save } = window.peaksweep;
   const found = window.peaksweep.data("neurons");
   const PAGE = 25;
   const FOOT = 150;
@@ -315,12 +315,5 @@ document.addEventListener("DOMContentLoaded", () => {
   choose();
 
   // A drawing has the width of the page, so another width needs another one.
-  let width = innerWidth;
-  let later = 0;
-  addEventListener("resize", () => {
-    if (innerWidth === width) return;
-    width = innerWidth;
-    clearTimeout(later);
-    later = setTimeout(() => state.row && show(state.row), 150);
-  });
+  resized(() => state.row && show(state.row));
 });

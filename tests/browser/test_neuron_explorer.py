@@ -18,7 +18,7 @@ from orchestrator.report.activations import Activations
 from orchestrator.report.html import tag
 from orchestrator.report.read import read_run
 from orchestrator.report.sheet import sheet
-from tests.browser.needed import absent
+from tests.browser.needed import OVERLAPS, absent
 from tests.orchestrator.synthetic_run import MODELS, write_run
 
 if TYPE_CHECKING:
@@ -287,21 +287,7 @@ def test_it_fits_and_no_words_of_a_drawing_overlap(page: "Page", width: int) -> 
     page.wait_for_function(fits.format(width, width))  # it is drawn again a moment after
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert plot.evaluate("p => p.querySelector('svg').getBoundingClientRect().right") <= width
-    assert plot.evaluate(_OVERLAPS) == []
-
-
-_OVERLAPS = """plot => {
-    const words = [...plot.querySelectorAll('svg text')].filter(t => t.textContent.trim());
-    const boxes = words.map(t => [t.textContent, t.getBoundingClientRect()]);
-    const found = [];
-    boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
-        const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
-        const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
-        if (wide > 2 && high > 5) found.push([a, b]);
-    }));
-    return found;
-}"""
-"""What of a drawing's words lies on top of one another."""
+    assert plot.evaluate(OVERLAPS) == []
 
 
 @pytest.mark.slow

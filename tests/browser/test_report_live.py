@@ -205,6 +205,8 @@ def test_on_paper_the_still_figures_stand_and_no_control(page: "Page") -> None:
     assert page.locator(f"{FIGURE} > svg").is_visible()
     assert not page.locator(f"{FIGURE} .tools").is_visible()
     assert not page.locator(f"{FIGURE} .charts").is_visible()
+    hidden = "ts => ts.filter(t => !t.closest('details, #neurons') && !t.checkVisibility()).length"
+    assert page.locator("table:has(caption)").evaluate_all(hidden) == 0
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from orchestrator.report import report
+from tests.browser.needed import OVERLAPS
 from tests.orchestrator.synthetic_run import MODELS, write_run
 from tests.orchestrator.test_report_groups import spread
 
@@ -175,22 +176,8 @@ def test_a_page_of_many_groups_fits_and_no_words_of_a_figure_overlap(
         "figure-taken",
     }
     for figure in figures.all():
-        overlapping = figure.evaluate(_OVERLAPS)
+        overlapping = figure.evaluate(OVERLAPS)
         assert overlapping == [], figure.get_attribute("id")
-
-
-_OVERLAPS = """figure => {
-    const words = [...figure.querySelectorAll('svg text')].filter(t => t.textContent.trim());
-    const boxes = words.map(t => [t.textContent, t.getBoundingClientRect()]);
-    const found = [];
-    boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
-        const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
-        const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
-        if (wide > 2 && high > 5) found.push([a, b]);
-    }));
-    return found;
-}"""
-"""What of a figure's words lies on top of one another."""
 
 
 def test_what_is_folded_away_opens_and_has_its_tables(grouped: Opened) -> None:
