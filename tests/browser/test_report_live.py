@@ -68,8 +68,9 @@ def charts(page: "Page") -> "Locator":
 
 
 def ticks(page: "Page") -> list[str]:
+    """Return the first chart's labels of ticks, sorted: one that stays keeps its element."""
     found = page.locator(f"{FIGURE} .plot").first.locator(".role-axis-label text")
-    return [str(text) for text in found.all_text_contents()]
+    return sorted(str(text) for text in found.all_text_contents())
 
 
 def settles(page: "Page", found: Callable[[], bool]) -> bool:
