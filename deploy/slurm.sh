@@ -92,7 +92,9 @@ probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 probe.connect((sys.argv[1], 9))
 print(probe.getsockname()[0])" "$1")
 folder=/tmp/peaksweep-ray-$SLURM_JOB_ID
-mkdir -p -m 700 "$folder"
+mkdir -m 700 "$folder" 2>/dev/null ||
+    { [ ! -L "$folder" ] && [ -O "$folder" ] && chmod 700 "$folder"; } ||
+    { echo "$folder is of another user; remove it" >&2; exit 4; }
 shift
 exec ray start --block --disable-usage-stats --node-ip-address="$own" --temp-dir="$folder" \
     --num-cpus="${SLURM_CPUS_ON_NODE:?}" "$@"

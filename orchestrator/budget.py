@@ -136,7 +136,8 @@ def workers(
     if units < 1:
         raise PoolError(
             f"the plan asks for `cluster.device: {plan.spec.cluster.device}`, and the cluster has"
-            f" no {kind}; it has {_spelled(cluster)}"
+            f" no {kind}; it has {_spelled(cluster)}; where an autoscaler is to bring machines,"
+            " write `cluster: {device: cuda, autoscale: true, workers: N}`"
         )
     ranks, most = _ranks(plan), int(cluster.get(f"node_{kind}", units))
     if most < ranks:

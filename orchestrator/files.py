@@ -24,8 +24,8 @@ from shutil import copyfileobj
 from typing import Protocol
 
 _SCHEME = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:[:/]")
-_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:(?!\d*/)[^@]*@")
-"""After the user's name; it may have slashes, and a port is none."""
+_PASSWORD = re.compile(r"(?:[A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:(?!\d*/)[^@]*@")
+"""After the user's name; it may have slashes, and a port is none. URIs can be chained."""
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV)
 """What file systems say that have no links."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -71,9 +71,9 @@ def packed(file: Path, spec: Spec, *, plugins: Sequence[Path] = (), code: bool =
     Without `code`, nodes are to have peaksweep. Raises SpecError with every path that nodes
     cannot see, every file that is not there, and where it is too much.
     """
-    base = file.absolute().parent
+    base = file.absolute().parent.resolve()  # as the system reads `..` behind a link
     mistakes: list[Mistake] = []
-    taken, needs = [file.absolute()], []
+    taken, needs = [base / file.name], []
     for key, named in _paths(spec):
         if named.startswith("~"):
             cure = "nodes have other home folders; write the absolute path"

@@ -55,7 +55,8 @@ class Node:
         if demand.gpus and not self.device.suits(demand.kinds, demand.gpu_memory):
             return 0
         asked = {kind: amount * demand.ranks for kind, amount in _asked(demand, memory).items()}
-        return min(int(self.total.get(kind, 0) // amount) for kind, amount in asked.items())
+        # A fifth of a GPU fits five times, whatever floating point makes of it.
+        return min(int(self.total.get(k, 0) / amount + 1e-9) for k, amount in asked.items())
 
     def refuses(self, demand: Demand) -> bool:
         """Whether it has GPUs, and not such as are asked for: Ray is to be told to leave it out."""

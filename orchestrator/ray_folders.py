@@ -12,11 +12,11 @@ Weak where machines join later: they are not asked. A machine that does not answ
 counts as one that does not see the folder, if it is still alive then.
 """
 
+import os
 import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -106,7 +106,7 @@ def _look(
                 store.commit(f"{token}-{number}.json", b"{}")
         except OSError as error:
             blind[i] = str(error)
-    return blind, [path for path in needs if not Path(path).exists()]
+    return blind, [path for path in needs if not os.access(path, os.R_OK)]
 
 
 def _seen(store: Store, files: dict[str, str]) -> set[str]:

@@ -30,6 +30,8 @@ from orchestrator.pool import PoolError, SilentError
 from orchestrator.terminal import CommandError
 
 ADDRESS = "http://127.0.0.1:8265"
+TUNNEL = "ssh -N -o ServerAliveInterval=15 -L 8265:127.0.0.1:8265 HEAD"
+"""To the head's loopback; it ends when the other side is silent, where one without would hang."""
 """Where Ray's dashboard is, or the near end of a tunnel to it."""
 _FROM = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -82,7 +84,7 @@ class Server:
         if not self.address.startswith(("http://", "https://")):
             raise CommandError(
                 f"found the address {self.address!r}; expected that of the cluster's dashboard,"
-                f" such as {ADDRESS} (from elsewhere: `ssh -N -L 8265:127.0.0.1:8265 HEAD` first)"
+                f" such as {ADDRESS} (from elsewhere: `{TUNNEL}` first)"
             )
         for module in _TALKATIVE:
             logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
@@ -199,7 +201,7 @@ class Server:
         except (ConnectionError, requests.RequestException) as error:
             raise SilentError(
                 f"No Ray job server answers at {self.address}; start the cluster with its dashboard"
-                " (`ray start --head`), or the tunnel to it (`ssh -N -L 8265:127.0.0.1:8265 HEAD`)"
+                f" (`ray start --head`), or the tunnel to it (`{TUNNEL}`)"
             ) from error
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orchestrator import luggage, specfile
-from orchestrator.files import StoreError, elsewhere
+from orchestrator.files import StoreError, elsewhere, has_password
 from orchestrator.mistakes import Mistake, SpecError
 from orchestrator.plugins import discover, known
 from orchestrator.pool import PoolError
@@ -109,9 +109,11 @@ def code_of(job: Job) -> int:
     sweep never began.
     """
     with suppress(OSError):
-        told = Store.of(job.run).read_json(record(job.id)).get("code")
-        if isinstance(told, int):
-            return told
+        told = Store.of(job.run).read_json(record(job.id))
+        code, ended = told.get("code"), told.get("ended")
+        # A new cluster knows no earlier jobs, so its first may have an older one's id.
+        if isinstance(code, int) and isinstance(ended, float) and ended >= job.started:
+            return code
     if job.code is not None:
         return job.code
     if job.state == "STOPPED":
@@ -141,11 +143,11 @@ def _folder(out: str | None) -> str:
     wrong = None
     if out is None:
         wrong = f"is missing: a job's own folder is thrown away with it; {cure}"
-    elif not elsewhere(out) and not Path(out.removeprefix("file://")).is_absolute():
-        wrong = f"found {out!r}, which starts at a folder of this machine; {cure}"
-    elif elsewhere(out) and "@" in urlsplit(out).netloc:
+    elif has_password(out) or (elsewhere(out) and "@" in urlsplit(out).netloc):
         wrong = "the URI has a user name or password, which logs would show; nodes get them from"
         wrong += " their environment: write the URI without"
+    elif not elsewhere(out) and not Path(out.removeprefix("file://")).is_absolute():
+        wrong = f"found {out!r}, which starts at a folder of this machine; {cure}"
     if out is None or wrong is not None:
         raise SpecError([Mistake(path="--out", message=str(wrong))])
     return Store.of(out).uri

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,16 @@ def job(state: str, code: int | None = None, **more: str) -> Job:
 
 
 # What travels
+
+
+def test_a_file_behind_a_link_is_the_one_that_run_would_read(tmp_path: Path) -> None:
+    real = tmp_path / "real" / "sweeps"
+    real.mkdir(parents=True)
+    sweep = written(real, SMALL)
+    (tmp_path / "link").symlink_to(real)
+    one, other = packing(sweep), packing(tmp_path / "link" / sweep.name)
+    assert one.files == other.files
+    assert one.digest == other.digest
 
 
 def test_the_code_that_runs_here_travels_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -161,6 +172,8 @@ def submitted(file: Path, out: str | None = "/shared/runs/toy") -> submit.Submit
         (None, "thrown away"),
         ("runs/toy", "absolute path that all nodes share"),
         ("s3://key:secret@bucket/run", "from their environment"),
+        ("s3://key:sla/sh/secret@bucket/run", "from their environment"),
+        ("simplecache::s3://key:secret@bucket/run", "from their environment"),
     ],
 )
 def test_a_run_folder_that_nodes_cannot_have_is_refused(
@@ -177,7 +190,7 @@ def test_a_missing_sweep_file_is_told_before_the_cluster_is_asked(tmp_path: Path
 
 
 def test_where_no_cluster_answers_it_is_said_how_to_reach_one(tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match=r"No Ray job server answers at .*ssh -N -L"):
+    with pytest.raises(PoolError, match=r"No Ray job server answers at .*ssh -N -o"):
         submitted(written(tmp_path, SMALL))
 
 
@@ -190,8 +203,11 @@ def test_the_address_of_a_driver_is_not_that_of_the_dashboard() -> None:
 
 
 def test_the_run_folder_says_how_a_sweep_ended(tmp_path: Path) -> None:
-    Store.open(tmp_path).commit(submit.record("toy-1"), b'{"code": 4}')
-    assert submit.code_of(job("FAILED", 1, run=str(tmp_path))) == 4
+    Store.open(tmp_path).commit(submit.record("toy-1"), b'{"code": 4, "ended": 20.0}')
+    ended = job("FAILED", 1, run=str(tmp_path))
+    assert submit.code_of(replace(ended, started=10.0)) == 4
+    # The job of an earlier cluster, which had the same id.
+    assert submit.code_of(replace(ended, started=30.0)) == 1
 
 
 def test_where_the_run_folder_is_not_to_be_seen_ray_does() -> None:
