@@ -35,7 +35,7 @@ few = settings(
     phases=[Phase.explicit, Phase.generate],  # shrinking costs minutes, and files are small
     suppress_health_check=list(HealthCheck),
 )
-many = settings(few, max_examples=4_000)
+many = settings(few, max_examples=2_000)
 
 WHOLE: dict[str, Any] = {
     "name": "fuzz",
@@ -307,7 +307,7 @@ def test_a_damaged_run_folder_is_read_or_refused(
 
 
 @pytest.mark.slow
-@settings(many, max_examples=400)
+@settings(many, max_examples=200)
 @given(harm=harms)
 def test_many_damaged_run_folders_are_read_or_refused(
     harm: list[tuple[int, str]], finished: Path
@@ -351,7 +351,7 @@ def test_a_run_folder_with_garbled_answers_and_lost_tables_heals(finished: Path)
 
 
 @pytest.mark.slow
-@settings(many, max_examples=30)
+@settings(many, max_examples=15)
 @given(harm=harms)
 def test_many_damaged_run_folders_heal_or_are_refused(
     harm: list[tuple[int, str]], finished: Path
