@@ -236,10 +236,15 @@ class Store:
         return int(self._read(file, _mapped, known=True).num_record_batches)
 
     def schema(self, file: str) -> pa.Schema:
-        """Return the columns and the metadata of a table of the run."""
-        if file.endswith(PARQUET):
-            return self._read(file, pq.read_schema)
-        return self._read(file, _mapped).schema
+        """Return the columns and the metadata of a table; StoreError where it cannot be read."""
+        try:
+            if file.endswith(PARQUET):
+                return self._read(file, pq.read_schema)
+            return self._read(file, _mapped).schema
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # Arrow's, of a table that is whole at both its ends alone
+            raise refused(self.where(file), "read", error) from error
 
     def recipe(self, file: str) -> str:
         """Return the name of the work that made a table."""

@@ -284,3 +284,12 @@ def test_json_that_is_too_deep_counts_as_none_and_what_cannot_be_read_is_told(
     store.path("folder.json").mkdir()
     with pytest.raises(StoreError, match=r"folder\.json cannot be read"):
         store.read_json("folder.json")
+
+
+def test_a_table_that_is_whole_at_its_ends_alone_is_told_by_its_name(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    store.commit("data/spoilt.parquet", b"PAR1" + bytes(200) + b"PAR1")
+    with pytest.raises(StoreError, match=r"spoilt\.parquet"):
+        store.schema("data/spoilt.parquet")
+    with pytest.raises(FileNotFoundError):
+        store.schema("data/absent.parquet")
