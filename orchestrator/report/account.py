@@ -38,14 +38,20 @@ def standing(run: Run) -> dict[str, tuple[int, int, int, int]]:
     return found
 
 
+def in_all(run: Run) -> tuple[int, int, int, int]:
+    """Return the distinct cells of all models: planned, done, failed and missing."""
+    states = standing(run).values()
+    planned, done, failed, missing = (sum(s[i] for s in states) for i in range(4))
+    return planned, done, failed, missing
+
+
 def _list(value: object) -> list[object]:
     return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def banner(run: Run) -> list[Element]:
     """Return what is missing, in words; nothing when all is there."""
-    states = standing(run).values()
-    planned, done, failed, missing = (sum(s[i] for s in states) for i in range(4))
+    planned, done, failed, missing = in_all(run)
     said: list[str] = []
     if not planned:
         said.append("The plan has not been written yet: there are no cells in this folder.")

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
-from orchestrator.report.account import standing
+from orchestrator.report.account import in_all
 from orchestrator.report.citing import digest
 from orchestrator.report.html import Element, tag
+from orchestrator.report.provenance import libraries
 from orchestrator.report.read import Run
 from orchestrator.report.words import count, listed
 
@@ -23,7 +24,7 @@ def box(run: Run) -> list[Element]:
         "Data": _some(_data(run)),
         "Cells": _cells(run),
         "Hardware": _hardware(run),
-        "Versions": _versions(run),
+        "Versions": ", ".join(libraries(run)),
         "Digest": f"{digest(run)} (of all cells’ names)",
     }
     terms = [
@@ -62,7 +63,7 @@ def _data(run: Run) -> list[str]:
 
 
 def _cells(run: Run) -> str:
-    planned, done, failed, missing = (sum(s[i] for s in standing(run).values()) for i in range(4))
+    planned, done, failed, missing = in_all(run)
     points = run.cells.height
     return (
         f"{count(planned, 'distinct cell')} for {count(points, 'point')}: {done:,} done,"
@@ -77,10 +78,3 @@ def _hardware(run: Run) -> str:
     platform = str(run.provenance.get("platform") or "")
     on = f"{count(workers, 'replica')} on {_some(devices)}" if devices else ""
     return ", ".join(part for part in (on, platform) if part)
-
-
-def _versions(run: Run) -> str:
-    libraries = run.provenance.get("libraries")
-    if not isinstance(libraries, Mapping):
-        return ""
-    return ", ".join(f"{name} {version}" for name, version in libraries.items())

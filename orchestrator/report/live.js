@@ -451,5 +451,5 @@ window.peaksweep = (() => {
   }
 
   document.addEventListener("DOMContentLoaded", start);
-  return { data, draw, element, resized, rowsOf, said, save, theme, isDark, shown };
+  return { data, draw, element, resized, save };
 })();

@@ -79,9 +79,7 @@ def _recorded(run: Run) -> list[Element]:
                 kind="text",
             )
         )
-    libraries = run.provenance.get("libraries")
-    if isinstance(libraries, Mapping):
-        versions = [f"{name} {version}" for name, version in libraries.items()]
+    if versions := libraries(run):
         python = run.provenance.get("python")
         said = listed([*([f"Python {python}"] if python else []), *versions])
         parts.append(tag("p", f"Versions: {said}."))
@@ -101,6 +99,12 @@ def _recorded(run: Run) -> list[Element]:
             )
         )
     return parts
+
+
+def libraries(run: Run) -> list[str]:
+    """Return the libraries that are recorded, with their versions."""
+    found = run.provenance.get("libraries")
+    return [f"{k} {version}" for k, version in found.items()] if isinstance(found, Mapping) else []
 
 
 def _fact(value: object) -> str:
